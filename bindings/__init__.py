@@ -1,0 +1,1 @@
+"""Light clients for programs that subscribe to a running graph."""

@@ -1,0 +1,393 @@
+"""What an operator is: a typed callable with ports and parameters, described once from its signature.
+
+The signature is the whole declaration. Positional arguments are ports, keyword-only arguments are parameters, the return annotation is
+the output; ordinary types that mypy understands, with markers in `Annotated`. A stateless operator is a function, an operator with a life
+is a class:
+
+    @operator("image.invert")
+    def invert(image: Image, *, amount: Annotated[float, Live(0, 1)] = 1.0) -> Image: ...
+
+    @operator("diffusion.stream")
+    class Stream(Operator):
+        def __init__(self, *, model: str, steps: Annotated[int, Knob(1, 60)] = 15) -> None: ...
+        def open(self, site: Site) -> None: ...            # on its own lane: load, warm up
+        def __call__(self, image: Image, carry: Latent | None, *, site...) -> Painted: ...
+        def close(self) -> None: ...
+
+`X | None` is an optional port, `list[X]` one that takes several. A NamedTuple of payloads as result names several outputs; `X | None` as
+result (or as a field of the NamedTuple) may skip a frame. A single output is called by its type in lower case (`image`). No port and a result of `Iterator[X]` is a source; a result of None is a sink.
+A function that wants its surroundings takes a keyword-only `site: Site`, which is not a parameter.
+
+This module describes; it runs nothing and knows no graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar, Union, get_args, get_origin
+
+from engine.payload import Payload
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from engine.site import Site
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------- markers
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A parameter that may change between frames, within [lo, hi] or among `choices` where given."""
+
+    lo: float | None = None
+    hi: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Knob(Live):
+    """A live parameter that the governor may move too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of a parameter that is fixed at open."""
+
+    lo: float | None = None
+    hi: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a payload's array is stored; a None field means any. The compiler plans conversions between formats.
+
+    `dtype`: "uint8", "float32", "float16". `layout`: "hwc" (H, W, C) or "chw" (1, C, H, W). `color`: "rgb" or "bgr".
+    `device`: "cpu" for NumPy arrays on the host, "lane" for torch tensors on the lane's device.
+    """
+
+    dtype: str | None = None
+    layout: str | None = None
+    color: str | None = None
+    device: str | None = None
+
+    def accepts(self, other: Format) -> bool:
+        """Whether a payload stored as `other` can be read by a port that asks for this format."""
+        return all(
+            want is None or have is None or want == have
+            for want, have in zip(self.astuple(), other.astuple(), strict=True)
+        )
+
+    def onto(self, other: Format) -> Format:
+        """`other` with the fields that this format fixes: the result of the conversion."""
+        pairs = zip(self.astuple(), other.astuple(), strict=True)
+        return Format(*(have if want is None else want for want, have in pairs))
+
+    def astuple(self) -> tuple[str | None, str | None, str | None, str | None]:
+        return (self.dtype, self.layout, self.color, self.device)
+
+    def __str__(self) -> str:
+        return " ".join(part for part in self.astuple() if part) or "any"
+
+
+HOST_RGB = Format("uint8", "hwc", "rgb", "cpu")
+
+
+class Stamped(NamedTuple, Generic[T]):
+    """What a source may yield instead of a bare value.
+
+    `pts`: ns on the stream's own clock, strictly rising between cuts. `born`: capture time, monotonic ns; None = now.
+    `cut`: the stream is not continuous here (reconnect, seek, loop): carries and holds start afresh.
+    """
+
+    value: T
+    pts: int | None = None
+    born: int | None = None
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What a source knows of its stream; travels to the sinks (sound, size, rate, length)."""
+
+    url: str = ""
+    fps: float | None = None
+    frames: int | None = None
+    size: tuple[int, int] | None = None  # height, width
+    audio: bool = False
+
+
+# ---------------------------------------------------------------- operators with a life
+
+
+class Operator:
+    """Base of class operators. The engine calls, on one thread: open, then __call__ per frame, then flush, then close.
+
+    Live parameters are plain attributes: keep `self.steps = steps` in the constructor, and the engine writes the new value between two
+    frames through `update`. Random numbers come from `site.rng()`, frame buffers from `site.empty()`.
+    State kept from frame to frame must be dropped in `reset`, which is called when a frame of a newer epoch arrives.
+    """
+
+    site: Site
+
+    def open(self, site: Site) -> None:
+        """Acquire what the calls need; runs on the lane that will call. Raise MissingError, DeviceError, … in clear words."""
+        self.site = site
+
+    def update(self, **changes: Any) -> None:
+        """Take new values of live parameters, already validated, between two frames."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+
+    def reset(self) -> None:
+        """Forget what earlier frames left: a new epoch starts."""
+
+    def flush(self) -> Any:
+        """Called once after the last frame; may return a last result, as a call would (None: nothing)."""
+        return None
+
+    def relieve(self) -> bool:
+        """Free device memory by moving weights off the device (the last rung of the ladder); False where nothing can be freed."""
+        return False
+
+    def restore(self) -> None:
+        """Undo `relieve`."""
+
+    def close(self) -> None:
+        """Release everything; runs on the same lane, also after a failure, at most once, and only after open was entered."""
+
+
+# ---------------------------------------------------------------- description
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A typed input. `many`: a list port; `optional`: may stay unconnected."""
+
+    name: str
+    type: type[Payload]
+    optional: bool = False
+    many: bool = False
+    format: Format = Format()
+
+    def __str__(self) -> str:
+        name = f"list[{self.type.__name__}]" if self.many else self.type.__name__
+        return f"{name} | None" if self.optional else name
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A typed output; `may_skip`: a call may leave it out."""
+
+    name: str
+    type: type[Payload]
+    may_skip: bool = False
+    format: Format = Format()
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter: its Python annotation, default (inspect.Parameter.empty when required) and markers."""
+
+    name: str
+    annotation: Any
+    default: Any
+    live: bool = False
+    knob: bool = False
+    lo: float | None = None
+    hi: float | None = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything the engine knows of an operator without running it."""
+
+    name: str
+    ports: tuple[Port, ...]
+    outputs: tuple[Output, ...]
+    params: tuple[Param, ...]
+    doc: str
+    target: Callable[..., Any]
+    is_class: bool
+    wants_site: bool = False
+    result: type | None = None  # the NamedTuple of several outputs
+    source: bool = False
+    inplace: str | None = None
+    lane: str | None = None
+    batches: bool = False
+    version: int = 1
+    _model: list[Any] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def sink(self) -> bool:
+        return not self.outputs
+
+    @property
+    def family(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    def port(self, name: str) -> Port | None:
+        return next((p for p in self.ports if p.name == name), None)
+
+    def output(self, name: str) -> Output | None:
+        return next((o for o in self.outputs if o.name == name), None)
+
+    def param(self, name: str) -> Param | None:
+        return next((p for p in self.params if p.name == name), None)
+
+    def model(self) -> type[BaseModel]:
+        """The validated parameter model (pydantic, strict, no unknown keys), built on first use."""
+        if not self._model:
+            from pydantic import BaseModel, ConfigDict, Field, create_model
+
+            fields: dict[str, Any] = {}
+            for p in self.params:
+                bounds = {k: v for k, v in (("ge", p.lo), ("le", p.hi)) if v is not None}
+                extra = {"live": p.live, "knob": p.knob}
+                default = ... if p.required else p.default
+                fields[p.name] = (p.annotation, Field(default, json_schema_extra=extra, **bounds))
+            config = ConfigDict(extra="forbid", strict=True, protected_namespaces=(), arbitrary_types_allowed=True, validate_default=True)
+            base: type[BaseModel] = create_model(self.name, __config__=config, **fields)
+            self._model.append(base)
+        model: type[BaseModel] = self._model[0]
+        return model
+
+
+def operator(
+    name: str, *, inplace: str | None = None, lane: str | None = None, version: int = 1
+) -> Callable[[T], T]:
+    """Register a function or an Operator subclass as `name` (`family.name`).
+
+    `inplace`: the port whose payload the operator may write to; the compiler refuses it where somebody else still reads.
+    `lane`: the lane it runs on unless the graph says otherwise ("slow" for what must never delay a frame).
+    `version`: bump it when the same inputs give another result.
+    """
+
+    def register(target: T) -> T:
+        from engine.registry import add
+
+        add(describe(typing.cast("Callable[..., Any]", target), name, inplace=inplace, lane=lane, version=version))
+        return target
+
+    return register
+
+
+def describe(
+    target: Callable[..., Any], name: str, *, inplace: str | None = None, lane: str | None = None, version: int = 1
+) -> Spec:
+    """Read an operator's signature. Raises TypeError where a signature does not follow the rules above."""
+    is_class = inspect.isclass(target)
+    if is_class and not issubclass(typing.cast(type, target), Operator):
+        raise TypeError(f"{name}: a class operator must derive from Operator")
+    call = typing.cast(Any, target).__call__ if is_class else target
+    ports, params, wants_site = [], [], False
+    hints = typing.get_type_hints(call, include_extras=True)
+    for arg in _arguments(call, skip_self=is_class):
+        hint = hints.get(arg.name, Any)
+        if arg.kind is arg.KEYWORD_ONLY:
+            if _bare(hint).__name__ == "Site" if inspect.isclass(_bare(hint)) else arg.name == "site":
+                wants_site = True
+            elif is_class:
+                raise TypeError(f"{name}: parameters of a class operator belong in its constructor, not in __call__ ({arg.name})")
+            else:
+                params.append(_param(arg, hint))
+        else:
+            ports.append(_port(name, arg, hint))
+    if is_class and "__init__" in vars(target) or is_class and typing.cast(Any, target).__init__ is not object.__init__:
+        init = typing.cast(Any, target).__init__
+        init_hints = typing.get_type_hints(init, include_extras=True)
+        for arg in _arguments(init, skip_self=True):
+            if arg.kind is not arg.KEYWORD_ONLY:
+                raise TypeError(f"{name}: constructor argument {arg.name!r} must be keyword-only")
+            params.append(_param(arg, init_hints.get(arg.name, Any)))
+    outputs, source, result = _outputs(name, hints.get("return", type(None)))
+    if source and ports:
+        raise TypeError(f"{name}: an operator that yields is a source and has no ports")
+    if inplace is not None and inplace not in {p.name for p in ports}:
+        raise TypeError(f"{name}: inplace names no port: {inplace!r}")
+    return Spec(
+        name=name, ports=tuple(ports), outputs=outputs, params=tuple(params), doc=inspect.cleandoc(target.__doc__ or ""),
+        target=target, is_class=is_class, wants_site=wants_site, result=result, source=source, inplace=inplace, lane=lane,
+        batches=is_class and hasattr(target, "call_batch"), version=version,
+    )  # fmt: skip
+
+
+def _arguments(call: Callable[..., Any], *, skip_self: bool) -> list[inspect.Parameter]:
+    arguments = list(inspect.signature(call).parameters.values())
+    arguments = arguments[1:] if skip_self else arguments
+    return [a for a in arguments if a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD)]
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _markers(hint: Any, kind: type[T]) -> T | None:
+    return next((m for m in get_args(hint)[1:] if isinstance(m, kind)), None) if get_origin(hint) is Annotated else None
+
+
+def _optional(hint: Any) -> tuple[Any, bool]:
+    if get_origin(hint) in (Union, types.UnionType):
+        rest = [a for a in get_args(hint) if a is not type(None)]
+        if len(rest) == 1 and len(get_args(hint)) == 2:
+            return rest[0], True
+    return hint, False
+
+
+def _is_payload(hint: Any) -> bool:
+    return inspect.isclass(hint) and issubclass(hint, Payload)
+
+
+def _port(op: str, arg: inspect.Parameter, hint: Any) -> Port:
+    format = _markers(hint, Format) or Format()
+    inner, optional = _optional(_bare(hint))
+    format = _markers(inner, Format) or format
+    inner, many = _bare(inner), False
+    if get_origin(inner) is list:
+        (inner,), many = get_args(inner), True
+        format = _markers(inner, Format) or format
+        inner = _bare(inner)
+    if not _is_payload(inner):
+        raise TypeError(f"{op}: port {arg.name!r} is annotated {hint!r}, which is no payload type")
+    return Port(arg.name, inner, optional or arg.default is None, many, format)
+
+
+def _param(arg: inspect.Parameter, hint: Any) -> Param:
+    live, bounds = _markers(hint, Live), _markers(hint, Range)
+    mark = live or bounds
+    return Param(
+        arg.name, hint, arg.default, live is not None, isinstance(live, Knob), mark.lo if mark else None, mark.hi if mark else None
+    )
+
+
+def _outputs(op: str, hint: Any) -> tuple[tuple[Output, ...], bool, type | None]:
+    if hint is type(None) or hint is None:
+        return (), False, None
+    if get_origin(hint) is Iterator:
+        outputs, _, result = _outputs(op, get_args(hint)[0])
+        return outputs, True, result
+    if get_origin(hint) is Stamped:
+        return _outputs(op, get_args(hint)[0])
+    format = _markers(hint, Format) or Format()
+    inner, may_skip = _optional(_bare(hint))
+    format = _markers(inner, Format) or format
+    inner = _bare(inner)
+    if _is_payload(inner):
+        return (Output(inner.__name__.lower(), inner, may_skip, format),), False, None
+    if inspect.isclass(inner) and issubclass(inner, tuple) and hasattr(inner, "_fields"):
+        found = []
+        for name, kind in typing.get_type_hints(inner, include_extras=True).items():
+            (one,), _, _ = _outputs(op, kind)
+            found.append(Output(name, one.type, one.may_skip or may_skip, one.format))
+        return tuple(found), False, inner
+    raise TypeError(f"{op}: result {hint!r} is neither a payload, a NamedTuple of payloads, an Iterator of these, nor None")

@@ -1,0 +1,81 @@
+"""Finds operators by name.
+
+A family is a module that registers operators when imported; families are found by entry points of the group `afterimage.operators`
+(entry name = family), so third parties add theirs by installing a package. Only the families a graph names are imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+from importlib.metadata import entry_points
+
+from engine.errors import EngineError, MissingError, UsageError
+from engine.operator import Spec
+
+GROUP = "afterimage.operators"
+
+_specs: dict[str, Spec] = {}
+_loaded: set[str] = set()
+
+
+def add(spec: Spec) -> None:
+    """Register `spec`; a second operator of the same name from another place is an error."""
+    known = _specs.get(spec.name)
+    if known is not None and (known.target.__module__, known.target.__qualname__) != (spec.target.__module__, spec.target.__qualname__):
+        raise UsageError(f"operator {spec.name} is registered twice: {known.target.__module__} and {spec.target.__module__}")
+    _specs[spec.name] = spec
+
+
+@functools.cache
+def families() -> dict[str, str]:
+    """Family name to module, from the installed entry points."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+def load_family(family: str) -> None:
+    """Import the module that registers `family`; unknown families are left to the caller's did-you-mean."""
+    if family in _loaded or family not in families():
+        return
+    _loaded.add(family)
+    try:
+        importlib.import_module(families()[family])
+    except ImportError as error:
+        _loaded.discard(family)
+        raise MissingError(f"operator family {family!r} cannot be imported: {error}", fix="install the package it names") from error
+
+
+def find(name: str) -> Spec:
+    """The operator called `name`. Raises UsageError with the nearest names where there is none."""
+    if name not in _specs:
+        load_family(name.rpartition(".")[0])
+    if name in _specs:
+        return _specs[name]
+    raise UsageError(f"no operator is called {name!r}", fix=suggest(name, all_names()))
+
+
+def get(name: str) -> Spec | None:
+    """Like `find`, None where there is none."""
+    try:
+        return find(name)
+    except UsageError:
+        return None
+
+
+def all_names() -> list[str]:
+    """Names of every registered operator; families that cannot be imported are left out."""
+    for family in families():
+        try:
+            load_family(family)
+        except EngineError:
+            continue
+    return sorted(_specs)
+
+
+def suggest(word: str, among: list[str]) -> str:
+    """`did you mean "…"?` for the nearest known words, or the list of what there is when nothing is near."""
+    near = difflib.get_close_matches(word, among, n=2, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(f'"{w}"' for w in near) + "?"
+    return "there is " + ", ".join(among) if 0 < len(among) <= 12 else ""

@@ -1,0 +1,134 @@
+"""What an operator sees of the world: its name, its device, the frame in hand, random numbers, buffers and a way to speak up.
+
+One Site per node, used only on the node's lane. It knows nothing of queues or of other nodes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import rng
+from engine.clock import Clock, RealClock
+from engine.errors import Cancelled
+from engine.operator import StreamInfo
+from engine.packet import Packet
+from engine.pool import Lease, Pools
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def _ignore(*args: Any, **facts: Any) -> None:
+    """Stands in for the session's hooks where an operator runs on its own."""
+
+
+@dataclass(eq=False)
+class Site:
+    """The surroundings of one node.
+
+    `live`: True under the live clock (pace yourself, never block for long), False offline.
+    `embedded`: load the embedded stand-in instead of the named model.
+    `device`: "cpu", "cuda:0", "mps": where this node's lane computes.
+    """
+
+    node: str
+    seed: int = 0
+    live: bool = False
+    embedded: bool = False
+    device: str = "cpu"
+    budget_ms: float | None = None
+    base: Path = field(default_factory=Path)  # relative paths in a graph are relative to the working directory; kept for tools
+    clock: Clock = field(default_factory=RealClock)
+    pools: Pools = field(default_factory=Pools)
+    stop: threading.Event = field(default_factory=threading.Event)
+    packet: Packet | None = None  # the frame in hand: the trigger's packet
+    stream: StreamInfo | None = None  # for a source: what it described
+    _leases: list[Lease] = field(default_factory=list)
+    _event: Callable[..., None] = _ignore
+    _reset: Callable[[str, str], None] = _ignore
+    _output: Callable[[str], None] = _ignore
+
+    # ---- the frame in hand
+
+    @property
+    def seq(self) -> int:
+        """Source ordinal of the frame in hand; -1 outside a call."""
+        return self.packet.seq if self.packet else -1
+
+    @property
+    def epoch(self) -> int:
+        return self.packet.epoch if self.packet else 0
+
+    @property
+    def pts(self) -> int:
+        """Presentation time of the frame in hand, ns on the graph clock."""
+        return self.packet.pts if self.packet else 0
+
+    @property
+    def born(self) -> int:
+        """Capture time of the frame in hand, monotonic ns."""
+        return self.packet.born if self.packet else 0
+
+    @property
+    def origin(self) -> StreamInfo:
+        """What the source of the frame in hand said of its stream."""
+        return self.packet.origin if self.packet and self.packet.origin else StreamInfo()
+
+    # ---- random numbers
+
+    def key(self, seq: int | None = None) -> int:
+        """A 63-bit seed for (graph seed, node, epoch, seq); `seq` defaults to the frame in hand."""
+        return rng.key(self.seed, self.node, self.epoch, self.seq if seq is None else seq)
+
+    def rng(self, seq: int | None = None) -> np.random.Generator:
+        """A NumPy generator for (graph seed, node, epoch, seq); for torch, seed a generator with `key()`."""
+        return rng.generator(self.seed, self.node, self.epoch, self.seq if seq is None else seq)
+
+    # ---- buffers
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = "uint8") -> np.ndarray[Any, Any]:
+        """A pooled host array with undefined content.
+
+        Put it (or a view of it) into a payload you return, and the runtime keeps it until its last reader is done; otherwise it is scratch
+        memory of this call. Never keep it across calls.
+        """
+        lease = self.pools.take(tuple(shape), dtype)
+        self._leases.append(lease)
+        return lease.array
+
+    # ---- speaking up
+
+    def describe(self, info: StreamInfo) -> None:
+        """For sources, in open or before the first frame: what is known of the stream."""
+        self.stream = info
+
+    def event(self, what: str, **facts: Any) -> None:
+        """Put an event with its facts into the trace and the run's log (plain values only)."""
+        self._event(what, self.node, self.seq, **facts)
+
+    def request_reset(self, reason: str) -> None:
+        """Ask for a new epoch (scene cut, drift): carries and holds start afresh at the next frame admitted."""
+        self._reset(self.node, reason)
+
+    def output(self, path: str | Path) -> None:
+        """Tell the run's summary of a file or address that this sink makes."""
+        self._output(str(path))
+
+    # ---- stopping
+
+    @property
+    def stopping(self) -> bool:
+        return self.stop.is_set()
+
+    def check(self) -> None:
+        """Raise Cancelled when the session is being aborted; call it between the steps of long work."""
+        if self.stop.is_set():
+            raise Cancelled
+
+    def sleep_until(self, when: int) -> bool:
+        """Wait until `when` (monotonic ns); False when the session stops first."""
+        return self.clock.sleep_until(when, self.stop)

@@ -1,0 +1,1 @@
+"""The graphs that ship with the engine; `engine run demo` finds them here."""
