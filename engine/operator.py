@@ -15,8 +15,8 @@ is a class:
         def close(self) -> None: ...
 
 `X | None` is an optional port, `list[X]` one that takes several. A NamedTuple of payloads as result names several outputs; `X | None` as
-result (or as a field of the NamedTuple) may skip a frame. A single output is called by its type in lower case (`image`). No port and a result of `Iterator[X]` is a source; a result of None is a sink.
-A function that wants its surroundings takes a keyword-only `site: Site`, which is not a parameter.
+result (or as a field of the NamedTuple) may skip a frame. A single output is called by its type in lower case (`image`). No port and a
+result of `Iterator[X]` is a source; a result of None is a sink. A function that wants its surroundings takes a keyword-only `site: Site`, which is not a parameter.
 
 This module describes; it runs nothing and knows no graph.
 """
@@ -248,14 +248,13 @@ class Spec:
     def model(self) -> type[BaseModel]:
         """The validated parameter model (pydantic, strict, no unknown keys), built on first use."""
         if not self._model:
-            from pydantic import BaseModel, ConfigDict, Field, create_model
+            from pydantic import ConfigDict, Field, create_model
 
             fields: dict[str, Any] = {}
             for p in self.params:
-                bounds = {k: v for k, v in (("ge", p.lo), ("le", p.hi)) if v is not None}
-                extra = {"live": p.live, "knob": p.knob}
                 default = ... if p.required else p.default
-                fields[p.name] = (p.annotation, Field(default, json_schema_extra=extra, **bounds))
+                extra: Any = {"live": p.live, "knob": p.knob}
+                fields[p.name] = (p.annotation, Field(default, ge=p.lo, le=p.hi, json_schema_extra=extra))
             config = ConfigDict(extra="forbid", strict=True, protected_namespaces=(), arbitrary_types_allowed=True, validate_default=True)
             base: type[BaseModel] = create_model(self.name, __config__=config, **fields)
             self._model.append(base)
@@ -287,9 +286,9 @@ def describe(
 ) -> Spec:
     """Read an operator's signature. Raises TypeError where a signature does not follow the rules above."""
     is_class = inspect.isclass(target)
-    if is_class and not issubclass(typing.cast(type, target), Operator):
+    if is_class and not issubclass(typing.cast("type", target), Operator):
         raise TypeError(f"{name}: a class operator must derive from Operator")
-    call = typing.cast(Any, target).__call__ if is_class else target
+    call = typing.cast("Any", target).__call__ if is_class else target
     ports, params, wants_site = [], [], False
     hints = typing.get_type_hints(call, include_extras=True)
     for arg in _arguments(call, skip_self=is_class):
@@ -303,8 +302,8 @@ def describe(
                 params.append(_param(arg, hint))
         else:
             ports.append(_port(name, arg, hint))
-    if is_class and "__init__" in vars(target) or is_class and typing.cast(Any, target).__init__ is not object.__init__:
-        init = typing.cast(Any, target).__init__
+    if is_class and typing.cast("Any", target).__init__ is not object.__init__:
+        init = typing.cast("Any", target).__init__
         init_hints = typing.get_type_hints(init, include_extras=True)
         for arg in _arguments(init, skip_self=True):
             if arg.kind is not arg.KEYWORD_ONLY:
