@@ -15,8 +15,9 @@ is a class:
         def close(self) -> None: ...
 
 `X | None` is an optional port, `list[X]` one that takes several. A NamedTuple of payloads as result names several outputs; `X | None` as
-result (or a field of it) may skip a frame. A single output is called by its type in lower case (`image`). No port and a
-result of `Iterator[X]` is a source; a result of None is a sink. A function that wants its surroundings takes a keyword-only `site: Site`, which is not a parameter.
+result (or as a field of it) may skip a frame. A single output is called by its type in lower case (`image`). No port and a result of
+`Iterator[X]` is a source; a result of None is a sink. A function that wants its surroundings takes a keyword-only `site: Site`, which is
+not a parameter.
 
 This module describes; it runs nothing and knows no graph.
 """
