@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from engine.payload import Payload
+from engine.payload import Image, Payload
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -68,6 +68,8 @@ class Range:
 @dataclass(frozen=True, slots=True)
 class Format:
     """How a payload's array is stored; a None field means any. The compiler plans conversions between formats.
+
+    An Image without a Format marker is `HOST_RGB` on ports and outputs alike; `Annotated[Image, Format()]` takes any.
 
     `dtype`: "uint8", "float32", "float16". `layout`: "hwc" (H, W, C) or "chw" (1, C, H, W). `color`: "rgb" or "bgr".
     `device`: "cpu" for NumPy arrays on the host, "lane" for torch tensors on the lane's device.
@@ -348,8 +350,13 @@ def _is_payload(hint: Any) -> bool:
     return inspect.isclass(hint) and issubclass(hint, Payload)
 
 
+def _usual(kind: type[Payload]) -> Format:
+    """What a payload is stored as when nobody says otherwise: pictures are 8-bit RGB on the host."""
+    return HOST_RGB if kind is Image else Format()
+
+
 def _port(op: str, arg: inspect.Parameter, hint: Any) -> Port:
-    format = _markers(hint, Format) or Format()
+    format = _markers(hint, Format)
     inner, optional = _optional(_bare(hint))
     format = _markers(inner, Format) or format
     inner, many = _bare(inner), False
@@ -359,7 +366,7 @@ def _port(op: str, arg: inspect.Parameter, hint: Any) -> Port:
         inner = _bare(inner)
     if not _is_payload(inner):
         raise TypeError(f"{op}: port {arg.name!r} is annotated {hint!r}, which is no payload type")
-    return Port(arg.name, inner, optional or arg.default is None, many, format)
+    return Port(arg.name, inner, optional or arg.default is None, many, format or _usual(inner))
 
 
 def _param(arg: inspect.Parameter, hint: Any) -> Param:
@@ -378,16 +385,16 @@ def _outputs(op: str, hint: Any) -> tuple[tuple[Output, ...], bool, type | None]
         return outputs, True, result
     if get_origin(hint) is Stamped:
         return _outputs(op, get_args(hint)[0])
-    format = _markers(hint, Format) or Format()
+    format = _markers(hint, Format)
     inner, may_skip = _optional(_bare(hint))
     format = _markers(inner, Format) or format
     inner = _bare(inner)
     if _is_payload(inner):
-        return (Output(inner.__name__.lower(), inner, may_skip, format),), False, None
+        return (Output(inner.__name__.lower(), inner, may_skip, format or _usual(inner)),), False, None
     if inspect.isclass(inner) and issubclass(inner, tuple) and hasattr(inner, "_fields"):
         found = []
         for name, kind in typing.get_type_hints(inner, include_extras=True).items():
-            (one,), _, _ = _outputs(op, kind)
+            (one,), _, _ = _outputs(f"{op}.{name}", kind)
             found.append(Output(name, one.type, one.may_skip or may_skip, one.format))
         return tuple(found), False, inner
     raise TypeError(f"{op}: result {hint!r} is neither a payload, a NamedTuple of payloads, an Iterator of these, nor None")

@@ -145,3 +145,23 @@ class Data(Payload):
 PAYLOADS: dict[str, type[Payload]] = {
     cls.__name__: cls for cls in (Image, Mask, Pose, Latent, Prompt, Scalar, Text, Mesh, Data)
 }
+
+
+def from_plain(kind: type[Payload], value: Any) -> Payload:
+    """A payload from how a graph file writes one: text for Prompt and Text, a number for Scalar, a table for Prompt and Data.
+
+    Raises ValueError where a value of this kind cannot be written down.
+    """
+    if isinstance(value, kind):
+        return value
+    if kind is Prompt and isinstance(value, str):
+        return Prompt(value)
+    if kind is Prompt and isinstance(value, Mapping) and set(value) <= {"text", "negative", "blend"} and "text" in value:
+        return Prompt(**value)
+    if kind is Text and isinstance(value, str):
+        return Text(value)
+    if kind is Scalar and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Scalar(float(value))
+    if kind is Data and isinstance(value, Mapping):
+        return Data(value)
+    raise ValueError(f"{value!r} is no {kind.__name__} that can be written in a graph")
