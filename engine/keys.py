@@ -1,0 +1,130 @@
+"""The keys of a graph file, section by section: their types, bounds and meanings.
+
+One table from which the loader checks, the schema for editors is made, and the reference is printed, so that the three cannot disagree.
+Parameters of operators are not here: their specs describe them. This module reads no file and knows no operator.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from engine.graph import CLOCKS, MISSING, ON_ERROR, POLICIES
+
+SIZE: Final = re.compile(r"\d+(\.\d+)?\s*([KMGT]i?)?B")
+NODE_NAME: Final = re.compile(r"[A-Za-z_][\w-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. `kind` names its type in the words of the messages; `lo` is a lower bound, not included where `above`."""
+
+    name: str
+    kind: str  # text, whole number, number, boolean, pair, list, size, value, inputs, table
+    doc: str
+    default: str = ""
+    lo: float | None = None
+    above: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def expected(self) -> str:
+        """What the key takes, in words."""
+        if self.choices:
+            return "one of " + ", ".join(f'"{c}"' for c in self.choices)
+        words = {
+            "text": "text in quotes", "whole number": "a whole number", "number": "a number", "boolean": "true or false",
+            "pair": "two numbers, [a, b]", "list": "a list with something in it", "size": 'a size such as "6GB"', "value": "any value",
+            "inputs": "nodes by name", "table": "a table",
+        }[self.kind]  # fmt: skip
+        if self.lo is None:
+            return words
+        return f"{words} above {self.lo:g}" if self.above else f"{words} of at least {self.lo:g}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` has the right type and lies within the bounds."""
+        match self.kind:
+            case "text":
+                return isinstance(value, str) and bool(value.strip()) and (not self.choices or value in self.choices)
+            case "boolean":
+                return isinstance(value, bool)
+            case "whole number":
+                return isinstance(value, int) and not isinstance(value, bool) and self._within(value)
+            case "number":
+                return is_number(value) and self._within(value)
+            case "pair":
+                return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
+            case "list":
+                return isinstance(value, list) and bool(value)
+            case "size":
+                return isinstance(value, str) and SIZE.fullmatch(value.strip()) is not None
+            case "table":
+                return isinstance(value, dict)
+            case _:
+                return True
+
+    def _within(self, value: float) -> bool:
+        return self.lo is None or value > self.lo or (value == self.lo and not self.above)
+
+
+def is_number(value: Any) -> bool:
+    """A finite number; booleans are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+FILE = (
+    Key("graph", "table", "What holds for the whole graph."),
+    Key("node", "table", "The nodes: `[node.NAME]` with an operator, its inputs and its parameters."),
+    Key("govern", "table", "What the governor aims at, and the knobs that it may move."),
+    Key("memory", "table", "How much memory the models may take."),
+    Key("param", "table", "Values used elsewhere in the file as `${name}`; `--set param.name=value` changes them."),
+    Key("include", "value", "A graph file, or a list of these, to build on; paths are relative to this file. What stands here wins."),
+)
+GRAPH = (
+    Key("name", "text", "What the graph is called in plans, reports and traces.", "the file's name"),
+    Key("clock", "text", "`live`: real time, the newest frame first, late ones dropped. `offline`: nothing is lost, as fast as it goes.",
+        "offline", choices=CLOCKS),
+    Key("budget_ms", "number", "How old a frame may be when it leaves, in milliseconds.", "none", 0, above=True),
+    Key("in_flight", "whole number", "How many frames may be under way at once.", "chosen by the compiler", 1),
+    Key("seed", "whole number", "What all random numbers of the graph follow from.", "0"),
+)  # fmt: skip
+NODE = (
+    Key("op", "text", "The operator, as `family.name`."),
+    Key("in", "table", "What feeds the ports: `in.PORT = \"node\"` or `\"node.output\"`, a list of these, or a table (see Inputs). A live "
+        "parameter may be fed by an edge in the same way."),
+    Key("lane", "text", "The thread and stream the node runs on; nodes with the same lane share one.", "the operator's, else chosen"),
+    Key("on_error", "text", "When the operator raises: `fail` ends the run, `skip` drops the frame, `hold` repeats the last result.",
+        "fail", choices=ON_ERROR),
+    Key("max_errors", "whole number", "How many errors in a row `skip` and `hold` forgive.", "10", 1),
+    Key("trigger", "text", "The port whose packet fires the node.", "the first connected port"),
+    Key("batch", "whole number", "How many frames are gathered into one call.", "1", 1),
+    Key("process", "boolean", "Run in a child process: for CPU-bound Python, and for what may hang.", "false"),
+)  # fmt: skip
+INPUT = (
+    Key("from", "inputs", "`node`, `node.output`, or `node.output@-1` for the value of the last processed frame; a list where the port takes "
+        "several."),
+    Key("policy", "text", "When the queue is full: `block` the sender, keep only the `latest`, or `drop-oldest`.",
+        "block offline; chosen by the compiler live", choices=POLICIES),
+    Key("cap", "whole number", "How many packets the queue holds.", "chosen by the compiler", 1),
+    Key("every", "whole number", "Take every n-th frame only.", "1", 1),
+    Key("max_age_ms", "number", "Drop what is older than this when it is taken.", "none", 0, above=True),
+    Key("hold", "value", "The value before the first one comes; from then on the last one is kept. Alone, a constant."),
+    Key("map", "pair", "For a number: `[a, b]` sends 0..1 to a..b in a straight line."),
+    Key("missing", "text", "When the partner of a frame never comes: `skip` the frame, `reuse` the last value, take the port's `default`, or "
+        "fail with an `error`.", "skip", choices=MISSING),
+)  # fmt: skip
+GOVERN = (
+    Key("target_fps", "number", "Frames a second to hold.", "the source's", 0, above=True),
+    Key("dwell_s", "number", "How long a setting stays before the governor climbs back, in seconds.", "2.0", 0),
+    Key("enabled", "boolean", "Whether knobs are moved at all.", "true"),
+    Key("knob", "value", "`[[govern.knob]]`: the knobs, in the order in which they give way."),
+)
+KNOB = (
+    Key("set", "text", "The knob, as `node.parameter`."),
+    Key("range", "pair", "The lowest and the highest value, `[lo, hi]`.", "the parameter's own"),
+    Key("choices", "list", "The values it may take, best first; instead of a range."),
+    Key("step", "number", "How far one move goes.", "chosen by the governor", 0, above=True),
+)
+MEMORY = (Key("vram", "size", "What the models may take on the card.", "what the card has"),)
