@@ -1,0 +1,60 @@
+"""Which encoders and decoders really work on this machine: probed by opening them, never assumed from a list.
+
+A build lists hardware codecs whether or not the hardware is there; only opening one tells. Results are kept for the process.
+It encodes one black picture at most and writes no file.
+"""
+
+from __future__ import annotations
+
+import functools
+from fractions import Fraction
+
+HARDWARE = ("nvenc", "qsv", "amf")
+ENCODERS: dict[str, tuple[str, ...]] = {
+    "h264": ("h264_nvenc", "h264_qsv", "h264_amf", "libx264", "libopenh264", "mpeg4"),
+    "hevc": ("hevc_nvenc", "hevc_qsv", "hevc_amf", "libx265"),
+    "av1": ("av1_nvenc", "av1_qsv", "av1_amf", "libsvtav1", "libaom-av1"),
+    "vp9": ("libvpx-vp9",),
+}
+"""Encoders of each codec in order of preference."""
+
+
+@functools.cache
+def encoder_works(name: str) -> bool:
+    """Whether the encoder `name` opens and encodes one picture here."""
+    import av
+
+    try:
+        context = av.CodecContext.create(name, "w")
+        context.width, context.height, context.pix_fmt = 640, 360, "yuv420p"
+        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+        frame = av.VideoFrame(640, 360, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.pts, frame.time_base = 0, context.time_base
+        packets = [*context.encode(frame), *context.encode(None)]
+    except (av.error.FFmpegError, OSError, ValueError, RuntimeError):
+        return False
+    return bool(packets)
+
+
+@functools.cache
+def best_encoder(codec: str) -> str | None:
+    """The first encoder of `codec` that works, hardware before software; None where there is none."""
+    return next((name for name in ENCODERS.get(codec, ()) if encoder_works(name)), None)
+
+
+@functools.cache
+def working_hwaccel(kind: str) -> bool:
+    """Whether a hardware decoder of `kind` ("cuda") can be set up here."""
+    import av
+    from av.codec.hwaccel import HWAccel, hwdevices_available
+
+    if kind not in hwdevices_available():
+        return False
+    try:
+        codec = av.Codec("h264", "r")
+        HWAccel(device_type=kind).create(codec)
+    except (av.error.FFmpegError, OSError, ValueError, NotImplementedError, RuntimeError):
+        return False
+    return True

@@ -1,0 +1,189 @@
+"""Encodes pictures into a container file: one video stream with exact times, and sound where a track is given.
+
+Plain data in (`Target`, arrays, nanoseconds), a file out, so that the same class can run in a child process. Invariant: after `close`, and
+after a kill at any moment, the file holds every picture up to the last whole fragment and plays. It knows neither sites nor graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.errors import DeviceError, MediaError, UsageError
+from operators.media.codecs import ENCODERS, HARDWARE, best_encoder, encoder_works
+from operators.media.color import ToYuv
+from operators.media.faults import explain
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+TIME_BASE = Fraction(1, 120_000)
+"""Ticks of the video stream: 24, 25, 30, 50, 60 and their NTSC cousins (x 1000/1001) all fall on whole ticks."""
+SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to write. `quality`: 0 (worst) .. 100 (best). `fps` is a hint for rate control; times come with the pictures."""
+
+    path: str
+    container: str
+    codec: str = "h264"
+    encoder: str = "auto"
+    quality: int = 75
+    live: bool = False
+    fps: float = 25.0
+    options: dict[str, str] = field(default_factory=dict)
+
+
+class Sound(Protocol):
+    """A sound track to lay beside the picture: packets on the picture's clock."""
+
+    def attach(self, container: Any) -> None: ...
+    def until(self, ns: int) -> Iterator[Any]: ...
+    def close(self) -> None: ...
+
+
+def choose_encoder(codec: str, encoder: str) -> str:
+    """The FFmpeg encoder for `codec`: the named one where it works, else the best that does."""
+    if codec not in ENCODERS:
+        raise UsageError(f'codec = "{codec}" is not known', fix="there is " + ", ".join(ENCODERS))
+    if encoder in ("auto", ""):
+        found = best_encoder(codec)
+        if found is None:
+            raise MediaError(f"no encoder for {codec} works here", fix="choose another codec: " + ", ".join(ENCODERS))
+        return found
+    names = {"x264": "libx264", "x265": "libx265", **{h: f"{codec}_{h}" for h in HARDWARE}}
+    name = names.get(encoder, encoder)
+    if not encoder_works(name):
+        raise DeviceError(f"the encoder {name} does not work on this machine", fix='use encoder = "auto", which takes the best one that does')
+    return name
+
+
+def encoder_options(name: str, target: Target) -> dict[str, str]:
+    """Options of the encoder `name` for the target's quality and delay."""
+    # x264's scale: 51 worst .. 0 lossless; 23 is its default, 18 is taken for visually lossless.
+    crf = str(round(38 - 0.26 * target.quality))
+    if name in ("libx264", "libx265"):
+        table = {"crf": crf, "preset": "ultrafast" if target.live else "veryfast"}
+        if target.live:
+            table["tune"] = "zerolatency"
+        if name == "libx265":
+            table["x265-params"] = "log-level=error"
+        return table
+    if name.endswith("_nvenc"):
+        return {"rc": "vbr", "cq": crf, "preset": "p2" if target.live else "p4"} | ({"tune": "ull", "zerolatency": "1"} if target.live else {})
+    if name.endswith("_qsv"):
+        return {"global_quality": crf, "preset": "veryfast"}
+    if name.endswith("_amf"):
+        return {"rc": "cqp", "qp_i": crf, "qp_p": crf, "quality": "speed"}
+    if name == "libvpx-vp9":
+        speed = {"deadline": "realtime", "cpu-used": "7" if target.live else "5", "row-mt": "1"}
+        return {"crf": str(round(55 - 0.4 * target.quality)), "b": "0"} | speed
+    if name == "libsvtav1":
+        return {"crf": str(round(60 - 0.45 * target.quality)), "preset": "11" if target.live else "8"}
+    return {}
+
+
+class Writer:
+    """An output file of one picture size. Use it on one thread: write*, close."""
+
+    def __init__(self, target: Target, height: int, width: int, sound: Sound | None = None) -> None:
+        self.target, self.sound = target, sound
+        self.height, self.width = height, width
+        # 4:2:0 needs even sizes: an odd edge is repeated, which players do not notice and a lost line of picture they would.
+        self.even = (height + height % 2, width + width % 2)
+        self.encoder = choose_encoder(target.codec, target.encoder)
+        self.to_yuv = ToYuv(*self.even)
+        self.last = -1
+        self.count = 0
+        self.container: Any = None
+        self._open()
+
+    def _open(self) -> None:
+        import av
+
+        target = self.target
+        options = dict(target.options)
+        if target.container in ("mp4", "mov"):
+            # Fragments while it is written, so that a crash leaves a playable file; an ordinary index once it is closed.
+            options = {"movflags": "+hybrid_fragmented+frag_keyframe+default_base_moof", "frag_duration": "1000000"} | options
+        elif target.container in ("matroska", "webm"):
+            options = {"cluster_time_limit": "1000", "reserve_index_space": "65536"} | options
+        options = {"flush_packets": "1"} | options
+        try:
+            self.container = av.open(f"file:{target.path}", "w", format=target.container, options=options)
+            self.stream = self._add_video()
+            if self.sound is not None:
+                self.sound.attach(self.container)
+            self.container.start_encoding()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise explain(error, target.path, doing="write") from error
+
+    def _add_video(self) -> Any:
+        target = self.target
+        rate = Fraction(target.fps).limit_denominator(1001) or Fraction(25)
+        stream = self.container.add_stream(self.encoder, rate=rate, options=encoder_options(self.encoder, target))
+        context = stream.codec_context
+        context.height, context.width = self.even
+        context.pix_fmt = "yuv420p"
+        context.time_base = stream.time_base = TIME_BASE
+        context.framerate = rate
+        context.gop_size = max(1, round(rate)) * (1 if target.live else 2)
+        context.max_b_frames = 0
+        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+        context.color_range = 1  # limited
+        return stream
+
+    def write(self, rgb: Array, ns: int) -> None:
+        """Append a picture (H, W, 3) uint8 of the file's size, shown from `ns` on. Times must rise; one that does not is moved by a tick."""
+        import av
+
+        tick = max(round(ns * TIME_BASE.denominator / SECOND), self.last + 1)
+        frame = self.to_yuv(self._padded(rgb))
+        frame.pts, frame.time_base = tick, TIME_BASE
+        self.last, self.count = tick, self.count + 1
+        try:
+            if self.sound is not None:
+                for packet in self.sound.until(ns):
+                    self.container.mux(packet)
+            self.container.mux(self.stream.encode(frame))
+        except (av.error.FFmpegError, OSError) as error:
+            raise explain(error, self.target.path, doing="write") from error
+
+    def _padded(self, rgb: Array) -> Array:
+        if self.even == (self.height, self.width):
+            return rgb
+        import cv2
+
+        return cv2.copyMakeBorder(rgb, 0, self.height % 2, 0, self.width % 2, cv2.BORDER_REPLICATE)
+
+    def close(self) -> None:
+        """Finish the file. Safe after a failed write: what can be finished is."""
+        import av
+
+        if self.container is None:
+            return
+        container, self.container = self.container, None
+        trouble: BaseException | None = None
+        try:
+            if self.count:
+                container.mux(self.stream.encode(None))
+            if self.sound is not None and self.count:
+                for packet in self.sound.until(round(self.last * SECOND / TIME_BASE.denominator)):
+                    container.mux(packet)
+        except (av.error.FFmpegError, OSError) as error:
+            trouble = error
+        try:
+            container.close()
+        except (av.error.FFmpegError, OSError) as error:
+            trouble = trouble or error
+        if self.sound is not None:
+            self.sound.close()
+        if trouble is not None:
+            raise explain(trouble, self.target.path, doing="finish") from trouble

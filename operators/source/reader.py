@@ -1,0 +1,179 @@
+"""One open container, decoded: frames with their times, and the facts of the stream. Everything that PyAV raises leaves as a typed error.
+
+Invariant: a damaged packet costs its frames and is counted, never the rest of the file; times are nanoseconds since the container's
+start. It reconnects nothing, paces nothing and converts no pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import DeviceError, MediaError
+from operators.media.faults import explain
+from operators.media.urls import Address
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+MAX_PIXELS = 8192 * 4320
+SECOND = 1_000_000_000
+
+LOW_DELAY = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "100000", "probesize": "65536"}
+"""What a live stream opens with: no buffering, and a probe that ends after 0.1 s instead of 5."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How to open: seconds of patience, decoded pixels at most, which hardware, and options passed through to FFmpeg."""
+
+    open_timeout: float = 5.0
+    read_timeout: float = 5.0
+    max_pixels: int = MAX_PIXELS
+    hwaccel: str = "none"
+    low_delay: bool = False
+    extra: tuple[tuple[str, str], ...] = ()
+
+
+class Reader:
+    """An opened address. Use and close it on one thread."""
+
+    def __init__(self, address: Address, options: ReadOptions) -> None:
+        self.address, self.options = address, options
+        self.damaged = 0  # packets that could not be decoded
+        self.last_ns = -1
+        self.container: InputContainer = self._open()
+        try:
+            self.stream = self._pick()
+        except BaseException:
+            self.container.close()
+            raise
+        self.origin = self.container.start_time or 0  # µs
+
+    # ---- facts
+
+    @property
+    def fps(self) -> float | None:
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        return float(rate) if rate and 0 < rate < 1000 else None
+
+    @property
+    def frames(self) -> int | None:
+        if self.stream.frames:
+            return int(self.stream.frames)
+        return round(self.seconds * self.fps) if self.seconds and self.fps else None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the picture runs, where the container says so."""
+        if self.stream.duration and self.stream.time_base:
+            return float(self.stream.duration * self.stream.time_base)
+        return self.container.duration / 1e6 if self.container.duration else None
+
+    @property
+    def audio(self) -> bool:
+        return bool(self.container.streams.audio)
+
+    # ---- frames
+
+    def decoded(self, start_ns: int = 0) -> Iterator[tuple[av.VideoFrame, int]]:
+        """(frame, ns since the container's start) from `start_ns` to the end of the stream, in order of presentation.
+
+        Returns at the end of the stream, which for a network stream may also be a lost peer. Raises MediaError where reading fails.
+        """
+        import av
+
+        if start_ns > 0:
+            self._seek(start_ns)
+        try:
+            for packet in self.container.demux(self.stream):
+                try:
+                    frames = packet.decode()
+                except (av.error.InvalidDataError, av.error.PatchWelcomeError, av.error.UndefinedError, av.error.ExternalError):
+                    self.damaged += 1
+                    continue
+                self.damaged += packet.is_corrupt
+                for frame in frames:
+                    when = self._time(frame)
+                    if when >= start_ns:
+                        self.last_ns = when
+                        yield frame, when
+        except av.error.EOFError:
+            return
+        except (av.error.FFmpegError, OSError) as error:
+            raise explain(error, self.address.url, doing="read", device=self.address.kind in ("camera", "screen")) from error
+
+    def close(self) -> None:
+        self.container.close()
+
+    # ---- inside
+
+    def _seek(self, ns: int) -> None:
+        import av
+
+        try:
+            self.container.seek(self.origin + ns // 1000, backward=True)
+        except av.error.FFmpegError:
+            pass  # not seekable: the frames before the start are decoded and left out
+
+    def _time(self, frame: av.VideoFrame) -> int:
+        base = frame.time_base or self.stream.time_base
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        if stamp is None or base is None:
+            return self.last_ns + round(SECOND / (self.fps or 25.0)) if self.last_ns >= 0 else 0
+        return (2 * stamp * base.numerator * SECOND + base.denominator) // (2 * base.denominator) - self.origin * 1000
+
+    def _open(self) -> InputContainer:
+        import av
+
+        address, options = self.address, self.options
+        table = dict(address.options) | {"max_pixels": str(options.max_pixels)}
+        if address.kind == "network":
+            table |= {"rtsp_transport": "tcp"} if address.url.startswith("rtsp") else {}
+        if options.low_delay:
+            table |= LOW_DELAY
+        table |= dict(options.extra)
+        try:
+            return av.open(
+                address.target, format=address.format, options=table, timeout=(options.open_timeout, options.read_timeout),
+                hwaccel=hardware(options.hwaccel), metadata_errors="replace",
+            )  # fmt: skip
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise explain(error, address.url, device=address.kind in ("camera", "screen")) from error
+
+    def _pick(self) -> Any:
+        videos = [s for s in self.container.streams.video if not s.disposition & 0x400]  # 0x400: a cover picture
+        name = self.address.url
+        if not videos:
+            kinds = sorted({s.type for s in self.container.streams})
+            raise MediaError(f"{name} has no video stream (it has {', '.join(kinds) or 'no streams at all'})", fix="give a file with a picture")
+        stream = videos[0]
+        context = stream.codec_context
+        if context is None:
+            raise MediaError(f"{name}: there is no decoder for its video", fix="convert it to H.264 first")
+        if context.width * context.height > self.options.max_pixels:
+            raise MediaError(
+                f"{name} is {context.width}x{context.height}, more than max_pixels = {self.options.max_pixels}",
+                fix="raise max_pixels if you trust it",
+            )
+        # av.open's max_pixels guards the probe only; the decoder has its own.
+        context.options = {**context.options, "max_pixels": str(self.options.max_pixels)}
+        stream.thread_type = "SLICE" if self.options.low_delay else "AUTO"
+        return stream
+
+
+def hardware(wanted: str) -> Any:
+    """The hardware decoder asked for, probed: "none", "cuda", or "auto" (cuda where it works)."""
+    if wanted == "none":
+        return None
+    from operators.media.codecs import working_hwaccel
+
+    if working_hwaccel("cuda"):
+        from av.codec.hwaccel import HWAccel
+
+        return HWAccel(device_type="cuda", allow_software_fallback=True)
+    if wanted == "auto":
+        return None
+    raise DeviceError("hwaccel = cuda: no CUDA decoder works here", fix='use hwaccel = "auto", which falls back to software')

@@ -1,0 +1,177 @@
+"""`source.video`: pictures from a file, a network stream, a camera, a screen or a test pattern.
+
+Invariant: every frame leaves upright, with square pixels, as RGB in a pooled buffer, with a pts that rises. It knows nothing of the graph
+behind it; what was opened and why a stream ended is said through the site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from engine.errors import EngineError, MediaError, UsageError
+from engine.operator import HOST_RGB, Operator, Range, Stamped, StreamInfo, operator
+from engine.payload import Image
+from engine.site import Site
+from operators.media.geometry import parse_size
+from operators.media.urls import Address, classify, with_span
+from operators.source.reader import MAX_PIXELS, SECOND, Reader, ReadOptions
+from operators.source.upright import Upright
+
+
+@operator("source.video")
+class Video(Operator):
+    """Frames of a video, a stream or a camera as RGB pictures, (H, W, 3) uint8.
+
+    `url`: a file, "0" or "camera:NAME", "screen:", rtsp://, rtmp://, http(s)://, udp://, or "lavfi:testsrc2=size=640x360:rate=30".
+    `start`, `end`: seconds of a file to play, from its beginning; `loop`: play it again and again, each round after a cut.
+    `fps`: at most so many frames a second are delivered (0: all); times are kept, so the rate of what is left is not made even.
+    `size`: "WIDTHxHEIGHT" to scale to while decoding, with `fit` as in image.resize; "fit" never enlarges.
+    `pace`: play a file in real time ("always"), as fast as it goes ("never"), or in real time under the live clock only ("auto").
+    `hwaccel`: "cuda" decodes on the GPU, "auto" does so where it works; the default leaves video memory to the models.
+    `open_timeout`, `read_timeout`: seconds to wait for a peer. `max_pixels`: larger pictures are refused before they cost memory.
+    `max_reconnects`: failed attempts in a row after which a live stream is given up.
+
+    Wide-gamut and HDR video (BT.2020, PQ, HLG) is brought to 8-bit sRGB by a plain tone curve. Variable frame rates keep their times.
+    Raises MissingError, MediaError, DeviceError or UsageError in open; a file damaged in the middle gives what decodes and an event.
+    """
+
+    def __init__(
+        self, *, url: str, fps: Annotated[float, Range(0, 1000)] = 0.0, start: Annotated[float, Range(0)] = 0.0,
+        end: Annotated[float, Range(0)] | None = None, loop: bool = False, pace: Literal["auto", "always", "never"] = "auto",
+        size: str = "", fit: Literal["fit", "fill", "stretch", "letterbox"] = "fit",
+        hwaccel: Literal["none", "auto", "cuda"] = "none", open_timeout: Annotated[float, Range(0.1, 120)] = 5.0,
+        read_timeout: Annotated[float, Range(0.1, 120)] = 3.0, max_reconnects: Annotated[int, Range(0)] = 20,
+        max_pixels: Annotated[int, Range(1)] = MAX_PIXELS, allow_private: bool = True,
+    ) -> None:  # fmt: skip
+        self.url, self.fps, self.start, self.end, self.loop, self.pace = url, fps, start, end, loop, pace
+        self.size, self.fit, self.hwaccel = size, fit, hwaccel
+        self.open_timeout, self.read_timeout, self.max_reconnects = open_timeout, read_timeout, max_reconnects
+        self.max_pixels, self.allow_private = max_pixels, allow_private
+        self.reader: Reader | None = None
+
+    def open(self, site: Site) -> None:
+        super().open(site)
+        self.address: Address = classify(self.url, allow_private=self.allow_private)
+        if self.end is not None and self.end <= self.start:
+            raise UsageError(f"end = {self.end:g} is not after start = {self.start:g}")
+        self.upright = Upright(parse_size(self.size), self.fit)
+        options = ReadOptions(
+            open_timeout=self.open_timeout, read_timeout=self.read_timeout, max_pixels=self.max_pixels, hwaccel=self.hwaccel,
+            low_delay=self.address.endless and site.live,
+        )  # fmt: skip
+        self.reader = Reader(self.address, options)
+        site.describe(self._info(self.reader))
+
+    def _info(self, reader: Reader) -> StreamInfo:
+        fps, frames, rate = reader.fps, reader.frames, 1.0
+        if self.fps and fps and self.fps < fps:
+            rate, fps = self.fps / fps, self.fps
+        if self.address.endless or self.loop or self.address.kind == "test":
+            frames = None
+        elif frames is not None:
+            whole = reader.seconds or 0.0
+            span = max(0.0, min(self.end or whole, whole) - self.start)
+            frames = round(frames * rate * (span / whole if whole else 1.0))
+        plain = self.address.kind == "file" and not self.loop
+        url = with_span(self.url, self.start, self.end) if plain else self.url
+        width, height = self.upright.expected(reader.stream)
+        return StreamInfo(url=url, fps=fps, frames=frames, size=(height, width), audio=plain and reader.audio)
+
+    def __call__(self) -> Iterator[Annotated[Image, HOST_RGB]]:
+        frames = self._rounds()
+        if self.pace == "always" or (self.pace == "auto" and self.site.live and not self.address.endless):
+            frames = self._paced(frames)
+        for frame, pts, cut in self._thinned(frames):
+            if self.site.stopping:
+                return
+            picture = self.upright(frame, self.site)
+            self._announce(picture)
+            yield Stamped(picture, pts=pts, cut=cut)
+
+    def _announce(self, picture: Image) -> None:
+        """Correct what was said of the size where only the frames knew that they are to be turned."""
+        info = self.site.stream
+        if info is not None and info.size != (picture.height, picture.width):
+            self.site.describe(replace(info, size=(picture.height, picture.width)))
+
+    def _rounds(self) -> Iterator[tuple[Any, int, bool]]:
+        """(frame, pts, cut) of the file, once or for ever."""
+        assert self.reader is not None
+        start, end = round(self.start * SECOND), None if self.end is None else round(self.end * SECOND)
+        shift, first, last, step = -start, True, -1, round(SECOND / (self.reader.fps or 25.0))
+        while True:
+            count, cut = 0, not first
+            try:
+                for frame, when in self.reader.decoded(start):
+                    if end is not None and when >= end:
+                        break
+                    pts = when + shift
+                    if pts <= last:
+                        if last - pts > SECOND:  # the clock of the stream went back: joined recordings
+                            shift, cut = shift + last + step - pts, True
+                            pts = last + step
+                        else:
+                            continue
+                    last, count = pts, count + 1
+                    yield frame, pts, cut
+                    cut = False
+            except EngineError as error:
+                if not count and first:
+                    raise
+                self.site.event("corrupt", url=self.url, error=error.message, after_s=round(max(last, 0) / SECOND, 3))
+            self._report(count, first, end)
+            if not self.loop:
+                return
+            self.reader.close()
+            self.reader = Reader(self.address, self.reader.options)
+            shift, first = last + step - start, False
+
+    def _report(self, count: int, first: bool, end: int | None) -> None:
+        """Say what was wrong with the file: an error where nothing came out of it, an event where something did."""
+        reader = self.reader
+        assert reader is not None
+        if not first:
+            return
+        if not count:
+            if self.start and reader.seconds and self.start >= reader.seconds:
+                raise MediaError(f"{self.url} ends at {reader.seconds:.2f} s, before start = {self.start:g}", fix="choose an earlier start")
+            damage = f" ({reader.damaged} damaged packets)" if reader.damaged else ""
+            raise MediaError(f"{self.url} holds no frame that can be decoded{damage}", fix="does it play in a video player?")
+        if reader.damaged:
+            self.site.event("corrupt", url=self.url, packets=reader.damaged)
+        if end is None and reader.seconds and self.address.kind == "file" and reader.seconds - reader.last_ns / SECOND > 1.0:
+            self.site.event("corrupt", url=self.url, truncated_at_s=round(reader.last_ns / SECOND, 3), expected_s=round(reader.seconds, 3))
+
+    def _paced(self, frames: Iterator[tuple[Any, int, bool]]) -> Iterator[tuple[Any, int, bool]]:
+        """Hold each frame back until its time."""
+        zero: int | None = None
+        for frame, pts, cut in frames:
+            now = self.site.clock.now()
+            if zero is None or now - (zero + pts) > SECOND:
+                zero = now - pts  # the start, or more than a second behind: go on from here instead of rushing after
+            if not self.site.sleep_until(zero + pts):
+                return
+            yield frame, pts, cut
+
+    def _thinned(self, frames: Iterator[tuple[Any, int, bool]]) -> Iterator[tuple[Any, int, bool]]:
+        """At most `fps` frames a second, by their times."""
+        if not self.fps:
+            yield from frames
+            return
+        step = SECOND / self.fps
+        slot, owed = -1, False
+        for frame, pts, cut in frames:
+            owed |= cut
+            # The tolerance keeps a 30 fps stream whole under fps = 30 although its times are rounded.
+            here = int((pts + step * 0.02) // step)
+            if here > slot or owed:
+                slot = here
+                yield frame, pts, owed
+                owed = False
+
+    def close(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
