@@ -25,6 +25,9 @@ from operators.models.catalogue import POSE_ASSEMBLED
 
 WHEEL = "mediapipe==0.10.21"
 WHEEL_SHA256 = "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3"
+ZIP_HEADER = 30  # bytes of a local file header before the name (APPNOTE 4.3.7)
+PADDING_ID = b"\x35\xd9"  # the extra field that Android's zipalign pads with
+ALIGNMENT = 16
 WHEEL_TAGS = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--platform", "manylinux_2_28_x86_64")
 
 
@@ -79,6 +82,7 @@ def assemble(wheel: Path) -> bytes:
             _expect(network.member, bare, network.sha256)
             entry = zipfile.ZipInfo(network.target, date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system = 3  # else the bytes would differ between systems
+            entry.extra = _padding(target.start_dir + ZIP_HEADER + len(network.target))
             target.writestr(entry, describe_input(bare, Path(network.member).name, network.mean, network.std))
     result = task.getvalue()
     packer = importlib.metadata.version("flatbuffers")
@@ -123,6 +127,12 @@ def describe_input(network: bytes, name: str, mean: float, std: float) -> bytes:
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
     return _pack(flatbuffers.Builder(len(network)), model, b"TFL3")
+
+
+def _padding(offset: int) -> bytes:
+    """An extra field for a zip entry whose header ends at `offset`, so that its data starts at a multiple of ALIGNMENT and can be mapped."""
+    size = -(offset + 4) % ALIGNMENT
+    return PADDING_ID + size.to_bytes(2, "little") + bytes(size)
 
 
 def _pack(builder: Any, table: Any, identifier: bytes) -> bytes:

@@ -44,7 +44,7 @@ class Model:
 _POSE_BUCKET = "https://storage.googleapis.com/mediapipe-models/pose_landmarker"
 
 # What `operators.models.assemble` builds where the official address cannot be reached: the same networks, packed by us.
-POSE_ASSEMBLED = "696ad38eff23b217b5f6100fe603b6ae011a146e625591de24527a2e6d12e56c"
+POSE_ASSEMBLED = "fcf86e7c6c96af232b8c2972d92f3c51aa6203cf7dde8e72a139ddb3dac02ec6"
 
 
 def _landmarker(variant: str, size: int, sha256: str, *, aliases: tuple[str, ...] = (), alike: tuple[str, ...] = ()) -> Model:

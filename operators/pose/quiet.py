@@ -17,7 +17,7 @@ from collections.abc import Iterator
 # Said on every start by MediaPipe and TensorFlow Lite, about their own models; nothing that a user could act on.
 REMARKS = re.compile(
     rb"Created TensorFlow Lite XNNPACK delegate|inference_feedback_manager|landmark_projection_calculator|Logging before InitGoogle"
-    rb"|All log messages before absl::InitializeLog|gl_context|unaligned buffer|portable_clearcut|face_landmarker_graph"
+    rb"|All log messages before absl::InitializeLog"
 )
 
 _lock = threading.Lock()
