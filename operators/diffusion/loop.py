@@ -1,0 +1,140 @@
+"""The denoising loop: UNet and ControlNets driven along a sampler's rows.
+
+Everything that lasts is allocated when the shape is first seen: the basis that a step multiplies (two of them, written in turn), the model's
+input. A step is the model, one copy and one matrix product; no value is read on the host, so nothing here waits for the device.
+It knows latents and conditioning, not frames, prompts or pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from operators.diffusion.models import Models, Net
+from operators.diffusion.reuse import Reuse
+from operators.diffusion.schedule import LAST, SOURCE, WITH, WITHOUT, Rows, X
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True)
+class Control:
+    """One ControlNet's part in a frame: the embedded condition (1, C, h, w) and the strength as a 0-d tensor on the device."""
+
+    net: Net
+    feature: torch.Tensor
+    scale: torch.Tensor
+
+
+class Basis:
+    """The buffers of one latent shape (rows, C, h, w), `rows` being the passes of guidance."""
+
+    def __init__(self, passes: int, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> None:
+        import torch
+
+        size = shape[0] * shape[1] * shape[2]
+        self.turns = [torch.zeros(6, size, device=device) for _ in range(2)]
+        self.latent = [b[X].view(1, *shape) for b in self.turns]
+        self.answer = [b[WITHOUT : WITH + 1].view(2, *shape)[2 - passes :] for b in self.turns]
+        self.noise = [b[4].view(1, *shape) for b in self.turns]
+        self.source = [b[SOURCE].view(1, *shape) for b in self.turns]
+        self.result = [b[X : LAST + 1] for b in self.turns]
+        self.input = torch.zeros(passes, *shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+
+    def clear(self) -> None:
+        """Forget everything: a value that is not finite would outlive a weight of zero."""
+        for basis in self.turns:
+            basis.zero_()
+
+
+class Loop:
+    """Runs rows over one set of modules."""
+
+    def __init__(self, models: Models, reuse: Reuse | None) -> None:
+        self.models, self.reuse = models, reuse
+        self.bases: dict[tuple[int, ...], Basis] = {}
+
+    def basis(self, passes: int, shape: tuple[int, int, int]) -> Basis:
+        key = (passes, *shape)
+        if key not in self.bases:
+            if len(self.bases) >= 8:  # sizes and guidance seen long ago
+                self.bases.pop(next(iter(self.bases)))
+            self.bases[key] = Basis(passes, shape, self.models.device, self.models.dtype)
+        return self.bases[key]
+
+    def run(
+        self,
+        rows: Rows,
+        begin: int,
+        noise: torch.Tensor,
+        source: torch.Tensor | None,
+        cond: torch.Tensor,
+        controls: Sequence[Control],
+        extra: torch.Tensor | None,
+        check: Callable[[], None],
+    ) -> torch.Tensor:
+        """The clean latent (1, C, h, w) float32.
+
+        `begin`: the first of the nominal steps to run. `source`: the clean latent that the frame starts from; None starts from noise alone.
+        `noise`: (1 + n or 1, C, h, w). `extra`: the embedded guidance scale of a distilled model, or None. The result is a view into
+        buffers of the loop: copy it before the next run.
+        """
+        import torch
+
+        basis = self.basis(len(cond), tuple(noise.shape[1:]))  # type: ignore[arg-type]
+        start, now = noise[:1], 0
+        if source is None:
+            torch.mul(start, rows.pure, out=basis.latent[0])
+            if rows.residual:
+                for each in basis.source:
+                    each.zero_()
+        else:
+            keep, add = rows.start[begin]
+            torch.mul(source, keep, out=basis.latent[0])
+            basis.latent[0].add_(start, alpha=add)
+            if rows.residual:
+                for each in basis.source:
+                    each.copy_(source)
+        steps = rows.n - begin
+        for k in range(steps):
+            check()
+            i = begin + k
+            given = basis.input.copy_(basis.latent[now])
+            if rows.scaled:
+                given.mul_(rows.scale[i])
+            basis.answer[now].copy_(self._predict(given, rows.t[i], cond, controls, extra, k, steps))
+            if rows.draws[i]:
+                basis.noise[now].copy_(noise[1 + i])
+            matrix = rows.later[i] if k else rows.first[i]
+            torch.mm(matrix, basis.turns[now], out=basis.result[1 - now])
+            now = 1 - now
+        return basis.latent[now]
+
+    def clear(self) -> None:
+        for basis in self.bases.values():
+            basis.clear()
+
+    def _predict(
+        self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, controls: Sequence[Control], extra: torch.Tensor | None, k: int,
+        steps: int,
+    ) -> torch.Tensor:  # fmt: skip
+        if self.reuse is not None and not self.reuse.due(k):
+            return self.reuse.shallow(given, t, cond, extra)
+        down: list[torch.Tensor] | None = None
+        middle: torch.Tensor | None = None
+        for control in controls:
+            if not control.net.active(k, steps):
+                continue
+            parts, centre = control.net.module(given, t, cond, control.feature, conditioning_scale=control.scale, return_dict=False)
+            if down is None:
+                down, middle = list(parts), centre
+            else:
+                down, middle = [a.add_(b) for a, b in zip(down, parts, strict=True)], middle.add_(centre)  # type: ignore[union-attr]
+        if self.reuse is not None:
+            return self.reuse.full(given, t, cond, extra, down, middle)
+        answer: torch.Tensor = self.models.unet(
+            given, t, cond, timestep_cond=extra, down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False
+        )[0]
+        return answer

@@ -1,0 +1,219 @@
+"""The modules of one painting node: UNet, ControlNets, autoencoder and text, of one dtype, on one device, proven to fit each other.
+
+A new family or adapter enters here: it adds modules to `Models` and what they need to `Loop`; the frame's course in stream.py stays.
+It knows how modules fit, not when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UsageError
+from operators.diffusion import checkpoint
+from operators.diffusion.schedule import FROM_CLASS, Noise, Sampler
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Net:
+    """One ControlNet: its module with the embedding of the condition taken out, so that it runs once per picture instead of once a step."""
+
+    def __init__(self, module: Any, scale: float, start: float = 0.0, end: float = 1.0) -> None:
+        import torch
+
+        self.scale, self.start, self.end = scale, start, end
+        self.embedding = module.controlnet_cond_embedding
+        self.flip = module.config.get("controlnet_conditioning_channel_order", "rgb") == "bgr"
+        # With this the module adds what it is given as condition as it is: the embedding, which has no colour order.
+        module.controlnet_cond_embedding = torch.nn.Identity()
+        module.register_to_config(controlnet_conditioning_channel_order="rgb")
+        self.module = module
+
+    def sharing(self, scale: float, start: float, end: float) -> Net:
+        """Another use of the same module."""
+        twin = Net.__new__(Net)
+        twin.scale, twin.start, twin.end = scale, start, end
+        twin.embedding, twin.flip, twin.module = self.embedding, self.flip, self.module
+        return twin
+
+    def embed(self, picture: torch.Tensor) -> torch.Tensor:
+        """The embedding of a condition (1, 3, H, W) in 0..1."""
+        return self.embedding(picture.flip(1) if self.flip else picture)
+
+    def active(self, step: int, steps: int) -> bool:
+        """Whether it takes part in executed step `step` of `steps`."""
+        return not (step / steps < self.start or (step + 1) / steps > self.end)
+
+
+@dataclass(eq=False)
+class Models:
+    """What a painting node computes with. `fold`: pixels per latent cell; `grain`: working sizes are multiples of it."""
+
+    unet: Any
+    vae: Any
+    text: Any
+    tokenizer: Any
+    noise: Noise
+    sampler: Sampler
+    device: torch.device
+    dtype: torch.dtype
+    nets: list[Net] = field(default_factory=list)
+    relieved: bool = False
+
+    def __post_init__(self) -> None:
+        settings = self.vae.config
+        blocks = settings.get("block_out_channels") or settings.get("encoder_block_out_channels")
+        self.tiny = "encoder_block_out_channels" in settings
+        self.fold = 2 ** (len(blocks) - 1)
+        self.grain = self.fold * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        self.channels = int(self.unet.config.in_channels)
+        self.native = int(self.unet.config.sample_size or 64) * self.fold
+        self.vae_dtype = self.vae.dtype if hasattr(self.vae, "dtype") else self.dtype
+        self.vae_scale = float(settings.get("scaling_factor") or 1.0)
+
+    # ---- pixels and latents
+
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        """The clean latent (1, C, h, w) float32 of pixels (1, 3, H, W) in -1..1: the mean of a variational encoder."""
+        with self.use(self.vae):
+            found = self.vae.encode(picture.to(self.vae_dtype))
+        clean = found.latents if self.tiny else found.latent_dist.mode()
+        return clean.float() * self.vae_scale
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Pixels (1, 3, H, W), about -1..1, of a latent."""
+        latent = (latent / self.vae_scale if self.vae_scale != 1 else latent).to(self.vae_dtype)
+        with self.use(self.vae):
+            return self.vae.decode(latent, return_dict=False)[0]
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Compute in `dtype` from now on."""
+        if dtype is self.dtype:
+            return
+        for module in (self.unet, *self._guests()):
+            module.to(dtype)
+        self.dtype = self.vae_dtype = dtype
+
+    # ---- memory
+
+    def _guests(self) -> list[Any]:
+        shared = {id(module): module for net in self.nets for module in (net.module, net.embedding)}
+        return [self.text, self.vae, *shared.values()]
+
+    def relieve(self) -> bool:
+        """Keep everything but the UNet off the device except while it works; False where that is so already."""
+        if self.relieved:
+            return False
+        self.relieved = True
+        self._move("cpu")
+        return True
+
+    def restore(self) -> None:
+        """Undo `relieve`."""
+        if self.relieved:
+            self.relieved = False
+            self._move(self.device)
+
+    def _move(self, device: Any) -> None:
+        import torch
+
+        for module in self._guests():
+            module.to(device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def use(self, *modules: Any) -> Iterator[None]:
+        """`modules` are on the device inside; outside too, unless relieved."""
+        if not self.relieved:
+            yield
+            return
+        try:
+            for module in modules:
+                module.to(self.device)
+            yield
+        finally:
+            for module in modules:
+                module.to("cpu")
+
+
+def load(model: str, nets: Sequence[Any], vae: str | None, *, device: torch.device, dtype: torch.dtype) -> Models:
+    """The modules of `model` with its ControlNets and, where given, another autoencoder. Raises MissingError or UsageError."""
+    folder = checkpoint.locate(model)
+    parts = [(checkpoint.locate(net["model"]), net["model"]) for net in nets]
+    coder = (checkpoint.locate(vae), vae) if vae else (folder / "vae", model)
+    return _assemble(folder, model, parts, nets, coder, device, dtype)
+
+
+def load_embedded(nets: Sequence[Any], *, device: torch.device, dtype: torch.dtype) -> Models:
+    """The small model that ships with the package, its ControlNet standing in for each of `nets`."""
+    from operators.embedded import root
+
+    folder = Path(root())
+    parts = [(folder / "controlnet", "embedded")] * len(nets)
+    return _assemble(folder, "embedded", parts, nets, (folder / "vae", "embedded"), device, dtype)
+
+
+def _assemble(
+    folder: Path, model: str, parts: list[tuple[Path, str]], nets: Sequence[Any], coder: tuple[Path, str], device: torch.device,
+    dtype: torch.dtype,
+) -> Models:  # fmt: skip
+    import torch
+
+    settings = checkpoint.config(folder / "unet", model)
+    if settings.get("addition_embed_type") == "text_time":
+        raise UsageError(f"model {model}: expected a model of the Stable Diffusion 1.x or 2.x class, found one of the SDXL class")
+    scheduler = checkpoint.config(folder / "scheduler", model, "scheduler_config.json")
+    coder_kind = str(checkpoint.config(*coder).get("_class_name"))
+    if coder_kind not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise UsageError(f"model {coder[1]}: expected an AutoencoderKL or AutoencoderTiny, found {coder_kind}")
+    unet = checkpoint.module("UNet2DConditionModel", folder / "unet", model, dtype)
+    text = checkpoint.module("CLIPTextModel", folder / "text_encoder", model, dtype)
+    # A full decoder whose activations overflow half precision says so in its configuration.
+    wide = coder_kind == "AutoencoderKL" and dtype is torch.float16 and checkpoint.config(*coder).get("force_upcast", True)
+    decoder = checkpoint.module(coder_kind, *coder, torch.float32 if wide else dtype)
+    tokens = checkpoint.tokenizer(folder / "tokenizer", model)
+    _fits(model, unet, text, decoder, coder[1])
+    loaded: dict[Path, Net] = {}
+    used: list[Net] = []
+    for (path, name), net in zip(parts, nets, strict=True):
+        wish = (float(net.get("scale", 1.0)), float(net.get("start", 0.0)), float(net.get("end", 1.0)))
+        if path in loaded:
+            used.append(loaded[path].sharing(*wish))
+            continue
+        body = checkpoint.module("ControlNetModel", path, name, dtype)
+        _net_fits(model, unet, name, body)
+        loaded[path] = Net(body, *wish)
+        used.append(loaded[path])
+    models = Models(
+        unet, decoder, text, tokens, Noise.read(scheduler), FROM_CLASS.get(str(scheduler.get("_class_name")), "dpm++"), device, dtype, used
+    )  # fmt: skip
+    for each in (unet, *models._guests()):
+        each.to(device)
+        if each is not text:  # convolutions run two to five times faster on the CPU, and on tensor cores, with channels innermost
+            each.to(memory_format=torch.channels_last)
+    return models
+
+
+def _fits(model: str, unet: Any, text: Any, vae: Any, vae_name: str) -> None:
+    width, need = int(text.config.hidden_size), unet.config.cross_attention_dim
+    if width != need:
+        raise UsageError(f"model {model}: the UNet expects text of width {need}, found a text encoder of width {width}")
+    channels, given = int(unet.config.in_channels), int(vae.config.latent_channels)
+    if channels != given:
+        raise UsageError(f"model {model}: the UNet expects latents of {channels} channels, found {given} in the autoencoder {vae_name}")
+
+
+def _net_fits(model: str, unet: Any, name: str, net: Any) -> None:
+    for key in ("cross_attention_dim", "block_out_channels", "layers_per_block", "in_channels"):
+        want, found = getattr(unet.config, key), getattr(net.config, key)
+        if tuple(want) != tuple(found) if isinstance(want, list | tuple) else want != found:
+            raise UsageError(
+                f"controlnet {name} does not fit model {model}: {key}: expected {want}, found {found}",
+                fix="take a ControlNet made for this family of models",
+            )

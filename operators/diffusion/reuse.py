@@ -1,0 +1,91 @@
+"""Deep features kept for some steps: only the shallow layers of the UNet run on every step.
+
+Between neighbouring steps the deep features change little (DeepCache, Ma et al. 2024, arXiv 2312.00858). Every `every`-th step of a frame
+runs in full and keeps what enters the last layers; the others run those layers alone on it. `cut` says how many layers on either side of
+the UNet are shallow: 0 = the last layer of the last up block, on the output of the first convolution; 1 adds the first layer of the first
+down block and the last but one of the last up block; and so on. ControlNets rest on short steps; what they added to the shallow
+skips is kept too.
+
+Invariant: the first step of a frame is full, so nothing kept outlives its frame; with every = 1 the result is that of the plain UNet.
+It knows the UNet of diffusers, not schedules.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Reuse:
+    """Full and short passes of one UNet2DConditionModel."""
+
+    def __init__(self, unet: Any, every: int, cut: int) -> None:
+        layers = int(unet.config.layers_per_block) if isinstance(unet.config.layers_per_block, int) else int(unet.config.layers_per_block[0])
+        if cut > layers:
+            raise UsageError(f"reuse: cut: this model has cuts 0 to {layers}, found {cut}")
+        self.unet, self.every, self.cut = unet, every, cut
+        self.down, self.up = unet.down_blocks[0], unet.up_blocks[-1]
+        self.entry = layers - cut  # the first layer of the last up block that a short pass runs
+        # What enters that layer is the deep feature beside a skip; the skips here have as many channels as the first block.
+        self.skip_channels = int(unet.config.block_out_channels[0])
+        self.deep: torch.Tensor | None = None
+        self.added: list[torch.Tensor] = []
+        self.whole = False
+        self.up.resnets[self.entry].register_forward_pre_hook(self._keep)
+
+    def due(self, step: int) -> bool:
+        """Whether executed step `step` of a frame runs in full."""
+        return step % self.every == 0
+
+    def forget(self) -> None:
+        self.deep, self.added = None, []
+
+    def _keep(self, layer: Any, args: tuple[Any, ...]) -> None:
+        if self.whole:
+            self.deep = args[0][:, : args[0].shape[1] - self.skip_channels]
+
+    def full(
+        self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, extra: torch.Tensor | None, down: list[torch.Tensor] | None,
+        middle: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The whole UNet, keeping what short steps need."""
+        self.added = [] if down is None else down[: self.cut + 1]
+        self.whole = True
+        answer: torch.Tensor = self.unet(
+            given, t, cond, timestep_cond=extra, down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False
+        )[0]
+        return answer
+
+    def shallow(self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, extra: torch.Tensor | None) -> torch.Tensor:
+        """The shallow layers alone, on the deep feature of the last full step."""
+        import torch
+
+        unet, self.whole = self.unet, False
+        assert self.deep is not None
+        time = unet.time_embedding(unet.get_time_embed(sample=given, timestep=t), extra)
+        told = unet.get_aug_embed(emb=time, encoder_hidden_states=cond, added_cond_kwargs={})
+        time = time if told is None else time + told
+        hidden = unet.conv_in(given)
+        skips = [hidden]
+        for layer in range(self.cut):
+            hidden = self._layer(self.down, layer, hidden, time, cond)
+            skips.append(hidden)
+        if self.added:
+            skips = [skip + more for skip, more in zip(skips, self.added, strict=True)]
+        hidden = self.deep
+        for layer in range(self.entry, len(self.up.resnets)):
+            hidden = self._layer(self.up, layer, torch.cat([hidden, skips.pop()], dim=1), time, cond)
+        if unet.conv_norm_out is not None:
+            hidden = unet.conv_act(unet.conv_norm_out(hidden))
+        answer: torch.Tensor = unet.conv_out(hidden)
+        return answer
+
+    @staticmethod
+    def _layer(block: Any, index: int, hidden: torch.Tensor, time: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        hidden = block.resnets[index](hidden, time)
+        attentions = getattr(block, "attentions", None)
+        return hidden if attentions is None else attentions[index](hidden, encoder_hidden_states=cond, return_dict=False)[0]
