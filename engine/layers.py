@@ -41,6 +41,7 @@ _WORDS: Final = (
     (r"Unclosed inline table", "the inline table is not closed", "close it with } on the same line, or use a [table]"),
     (r"Expected newline or end of document", "there is something after the value", "one key = value per line; text needs quotes"),
     (r"Expected '\]'|Expected '\]\]'", "the table's header is not closed", "write [table] or [[table]]"),
+    (r"limit .*for integer", "the number is too long", "no parameter needs so many digits"),
     (r"Invalid statement", "this is neither a key, a [table] nor a # comment", "write key = value"),
 )  # fmt: skip
 
@@ -153,16 +154,17 @@ def find(name: str | os.PathLike[str]) -> tuple[Path, str]:
     Raises UsageError or MissingError with the nearest names where there is none.
     """
     path = Path(name)
-    if path.is_file():
-        return path, str(name)
-    if path.is_dir():
+    try:
+        if path.is_file():
+            return path, str(name)
+        folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"not a file name: {show(str(name))}: {getattr(error, 'strerror', None) or error}") from error
+    if folder:
         raise UsageError(f"{name} is a folder, not a graph file", fix="name a .toml file in it")
     shipped = shipped_graphs()
     if path.suffix == ".toml" or len(path.parts) != 1:
-        folder = path.parent if path.parent.is_dir() else None
-        near = sorted(str(p) for p in folder.glob("*.toml")) if folder else []
-        fix = suggest(str(path), near) if folder else f"there is no folder {path.parent}"
-        raise MissingError(f"there is no graph file {name}", fix=fix or "engine new writes one")
+        raise MissingError(f"there is no graph file {name}", fix=_nearest(path) or "engine new writes one")
     if str(name) in shipped:
         return shipped[str(name)], f"graphs/{name}.toml"
     raise UsageError(f"no graph is called {str(name)!r}, and no file", fix=suggest(str(name), sorted(shipped)))
@@ -197,14 +199,17 @@ def read_text(tree: Tree, text: str, shown: str, path: Path | None, outer: tuple
     here = (*outer, path.resolve()) if path is not None else outer
     for n, name in enumerate(names):
         at: KeyPath = ("include", n) if isinstance(include, list) else ("include",)
-        line = positions(text).get(at) if isinstance(name, str) else positions(text).get(("include",))
-        blank = Diagnostic("", shown, line, dotted(at))
+        blank = Diagnostic("", shown, positions(text)[at], dotted(at))
         if not isinstance(name, str) or not name.strip():
             tree.problems.append(_with(blank, "not a file", expected="a graph file by name, or a list of these", found=show(name)))
             continue
         target = Path(name) if path is None else path.parent / name
         label = name if path is None or Path(name).is_absolute() else (Path(shown).parent / name).as_posix()
-        resolved = target.resolve()
+        try:
+            resolved = target.resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself, a zero in the name
+            tree.problems.append(_with(blank, f"not a file name: {error}", found=show(name)))
+            continue
         if resolved in here:
             tree.problems.append(_with(blank, f"{name} includes itself in the end", fix="take one of the includes out"))
         elif all(known.file != label for known in tree.layers):  # a file that several include counts once
@@ -227,11 +232,17 @@ def _text(tree: Tree, path: Path, blank: Diagnostic, name: str = "") -> str | No
         where = blank if name else Diagnostic("", blank.file, line)
         tree.problems.append(_with(where, f"{what}is not text in UTF-8", fix="save it as UTF-8"))
     except (OSError, ValueError) as error:
-        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         missing = isinstance(error, FileNotFoundError)
         why = "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        tree.problems.append(_with(blank, f"{what}{why}", fix=suggest(path.name, near) if missing else ""))
+        tree.problems.append(_with(blank, f"{what}{why}", fix=_nearest(path) if missing else ""))
     return None
+
+
+def _nearest(path: Path) -> str:
+    """Which file may have been meant instead of `path`."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    return suggest(path.stem, sorted(p.stem for p in path.parent.glob("*.toml")))
 
 
 def _with(blank: Diagnostic, message: str, **facts: str) -> Diagnostic:

@@ -281,7 +281,7 @@ class _Reader:
             return None
         if "range" in good and "choices" in good:
             self.problem(path, "a knob has a range or choices, not both")
-        if "range" in good and good["range"][0] >= good["range"][1]:
+        if "range" in good and good["range"][0] > good["range"][1]:
             self.problem((*path, "range"), "the range is empty", expected="[lo, hi] with lo below hi", found=show(good["range"]))
         if "range" in good:
             good["range"] = tuple(good["range"])
