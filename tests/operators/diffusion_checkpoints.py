@@ -6,7 +6,10 @@ the KL autoencoder is made to answer with (almost) no variance, so that diffuser
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,3 +122,19 @@ def build(root: Path, *, scheduler: dict[str, Any] | None = None, **unet_changes
         "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
     }))  # fmt: skip
     return Checkpoints(root)
+
+
+@functools.cache
+def checkpoints() -> Checkpoints:
+    """The plain set, built once per run in a folder that goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="sd15-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return build(Path(folder.name))
+
+
+def picture(seed: int, height: int = SIZE, width: int = SIZE) -> Any:
+    """A random but smooth uint8 picture (H, W, 3)."""
+    import numpy as np
+
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=0).repeat(8, axis=1)
