@@ -252,6 +252,19 @@ class _Compiler:
                     self._validate(spec, {**self.params[name], key: value}, f"node.{name}", set())
                 if rule.range and rule.range[0] > rule.range[1]:
                     self.say(path, "range goes from low to high", found=str(list(rule.range)))
+                if (rule.range is None) == (not rule.choices):
+                    self.say(path, "a knob has either a range or choices", fix="write range = [LOW, HIGH] or choices = [BEST, …]")
+                self._follow(path, rule.follow)
+
+    def _follow(self, path: str, signal: str | None) -> None:
+        if signal is None:
+            return
+        name, _, output = signal.partition(".")
+        spec = self.specs.get(name)
+        found = next((o for o in spec.outputs if o.name == output), None) if spec else None
+        if found is None or found.type is not Scalar:
+            scalars = [f"{n}.{o.name}" for n, s in self.specs.items() for o in s.outputs if o.type is Scalar]
+            self.say(f"{path}.follow", f"there is no signal {signal!r}", expected="a Scalar output", fix=registry.suggest(signal, scalars))
 
     def _cull(self, order: list[str], links: list[Link]) -> tuple[set[str], list[str]]:
         readers: dict[str, list[str]] = {}

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from engine.operator import Format, Spec, operator
 from engine.payload import Image
 from engine.plan import Edge, PlanNode
-
-if TYPE_CHECKING:
-    from engine.site import Site
+from engine.site import Site
 
 _DType = Literal["uint8", "float16", "float32"]
 

@@ -100,12 +100,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class KnobRule:
-    """A knob the governor may move: `set` is node.param; a range (lo, hi) or a list of choices, best first."""
+    """A knob the governor may move: `set` is node.param; a range (lo, hi) or a list of choices, best first.
+
+    `follow`: a Scalar output (`pose.stability`) that limits the knob too: at 0 the best setting is allowed, at 1 only the cheapest.
+    """
 
     set: str
     range: tuple[float, float] | None = None
     choices: tuple[Any, ...] = ()
     step: float | None = None
+    follow: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

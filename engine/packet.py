@@ -25,12 +25,12 @@ class Frame:
     `total` does, the frame is `out` if a sink took it, else dropped for the first cause that was noted.
     """
 
-    __slots__ = ("cause", "epoch", "gate", "hard", "seq", "sunk", "total")
+    __slots__ = ("born", "cause", "epoch", "gate", "hard", "seq", "sunk", "total")
 
-    def __init__(self, seq: int, epoch: int, gate: Any) -> None:
-        self.seq, self.epoch, self.gate = seq, epoch, gate
+    def __init__(self, seq: int, epoch: int, born: int, gate: Any) -> None:
+        self.seq, self.epoch, self.born, self.gate = seq, epoch, born, gate
         self.hard = self.total = 0
-        self.sunk = False
+        self.sunk: int | None = None  # when a sink was last done with it
         self.cause: str | None = None
 
 

@@ -1,0 +1,177 @@
+"""The running side of an edge: a finite queue with a policy.
+
+Packets and markers travel in the same queue, in order. Invariants: never more than `cap` packets; every packet put is later taken, dropped
+for a counted cause, or still here (`Channel.balance`); a frame's message count rises before the packet can be seen and falls after it was
+dealt with, so a frame's fate is decided exactly once. It knows frames and leases, but not what fires when.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from engine.packet import Packet
+from engine.plan import Edge
+
+if TYPE_CHECKING:
+    from engine.node import NodeRun
+    from engine.session import Session
+
+
+class Bound:
+    """A marker: nothing more will come for frames up to `seq`."""
+
+    __slots__ = ("seq",)
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+
+    def __repr__(self) -> str:
+        return f"Bound({self.seq})"
+
+
+EOS = Bound(2**62)
+"""The last marker: the stream has ended."""
+
+
+class Channel:
+    """A queue between an output and a port. Producers call `put`, `put_bound`, `put_eos`; the consumer's lane calls the rest."""
+
+    __slots__ = (
+        "_count", "_count_epoch", "_lock", "consumer", "drops", "edge", "entered", "evicts", "items", "packets", "peak", "producer", "session",
+        "settled", "taken",
+    )  # fmt: skip
+
+    def __init__(self, edge: Edge, consumer: NodeRun, session: Session) -> None:
+        self.edge, self.consumer, self.session = edge, consumer, session
+        self.producer: NodeRun | None = None
+        self.items: deque[Packet | Bound] = deque()
+        self.packets = self.peak = self.entered = self.taken = 0
+        self.settled = -1  # every frame up to this seq has been seen here, as a packet or a bound
+        self.drops: Counter[str] = Counter()
+        # A replayed queue loses what the recording says and nothing else; a value that is kept may be overtaken without being lost.
+        self.evicts = edge.lossy and session.replay is None
+        self._count, self._count_epoch = 0, -1
+        self._lock = threading.Lock()
+
+    # ---- producer side
+
+    def put(self, packet: Packet) -> None:
+        """Queue `packet` by this edge's policy, or drop it (or an older one) for a counted cause."""
+        self.entered += 1
+        edge, seq = self.edge, packet.seq
+        if edge.every > 1 and not self._sampled(packet):
+            self._refuse(packet, "sampled")
+            return
+        replay = self.session.replay
+        if replay is not None and (cause := replay.drop_at(edge.id, seq)):
+            self._refuse(packet, cause)
+            return
+        if edge.counted and packet.frame is not None:
+            packet.frame.gate.hold(packet.frame, edge.credit)
+        for lease in packet.leases:
+            lease.retain()
+        victim = None
+        with self._lock:
+            if self.packets >= edge.cap and (self.evicts or (edge.lag is None and not edge.counted and replay is None)):
+                victim = self._evict()
+            self.items.append(packet)
+            self.packets += 1
+            self.peak = max(self.peak, self.packets)
+        if victim is not None:
+            self._lose(victim)
+        self.consumer.wake(self.producer)
+
+    def put_bound(self, seq: int) -> None:
+        """Announce that nothing will come for frames up to `seq`."""
+        if not self.edge.bounds and seq != EOS.seq:
+            return
+        marker = EOS if seq == EOS.seq else Bound(seq)
+        with self._lock:
+            if self.items and type(self.items[-1]) is Bound and self.items[-1] is not EOS:
+                self.items[-1] = marker
+            else:
+                self.items.append(marker)
+        self.consumer.wake(self.producer)
+
+    def put_eos(self) -> None:
+        self.put_bound(EOS.seq)
+
+    @property
+    def full(self) -> bool:
+        """Whether a producer has to wait: only queues that lose nothing make it."""
+        return self.edge.counted and not self.edge.lossy and self.packets >= self.edge.cap
+
+    def _sampled(self, packet: Packet) -> bool:
+        # Counted in arrivals, not in seq: under a live clock most seqs never arrive, and a key frame would come by luck only.
+        if packet.epoch != self._count_epoch:
+            self._count, self._count_epoch = 0, packet.epoch
+        self._count += 1
+        return (self._count - 1) % self.edge.every == 0
+
+    def _evict(self) -> Packet | None:
+        for i, item in enumerate(self.items):
+            if type(item) is Packet:
+                del self.items[i]
+                self.packets -= 1
+                return item
+        return None
+
+    def _refuse(self, packet: Packet, cause: str) -> None:
+        self.drops[cause] += 1
+        if self.edge.counted and packet.frame is not None:
+            packet.frame.gate.blame(packet.frame, cause)
+        self.put_bound(packet.seq)
+
+    def _lose(self, victim: Packet) -> None:
+        if not self.edge.counted:
+            self.drops["replaced"] += 1  # a kept value that was overtaken before anyone looked: no frame is lost
+            self.let_go(victim)
+            return
+        self.drop(victim, "stale" if self.edge.policy == "latest" else "overflow")
+
+    # ---- consumer side
+
+    def head(self) -> Packet | Bound | None:
+        return self.items[0] if self.items else None
+
+    def pop(self) -> Packet | Bound | None:
+        """Take the head. The caller then owns a packet's message and leases, and ends them with `done` or `drop`."""
+        with self._lock:
+            if not self.items:
+                return None
+            item = self.items.popleft()
+            if type(item) is Packet:
+                self.packets -= 1
+        self.settled = item.seq
+        producer = self.producer
+        if producer is not None and producer.parked:
+            producer.wake(self.consumer)
+        return item
+
+    def drop(self, packet: Packet, cause: str) -> None:
+        """End a packet's message without its having been used."""
+        self.drops[cause] += 1
+        if cause in ("stale", "overflow", "epoch"):
+            self.session.recording.drop(self.edge.id, packet.seq, cause)
+        if self.edge.counted and packet.frame is not None:
+            packet.frame.gate.blame(packet.frame, cause)
+        self.let_go(packet)
+
+    def done(self, packet: Packet) -> None:
+        """End a packet's message: it was used."""
+        self.taken += 1
+        self.let_go(packet)
+
+    def let_go(self, packet: Packet) -> None:
+        """Release what a packet holds: its buffers, and its place in its frame."""
+        for lease in packet.leases:
+            lease.release()
+        if self.edge.counted and packet.frame is not None:
+            packet.frame.gate.release(packet.frame, self.edge.credit)
+
+    @property
+    def balance(self) -> int:
+        """Zero when nothing was lost without a cause: entered = taken + dropped + still here."""
+        return self.entered - self.taken - sum(self.drops.values()) - self.packets

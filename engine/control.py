@@ -1,0 +1,142 @@
+"""Feeds the governor with measurements and carries out what it decides.
+
+Every few frames: busy time per frame of the busiest lane, ages, free device memory and the operators' signals become a Window; the decision's
+settings go through `Session.set` like anybody else's change, and its causes into the log. The ladders of nodes that ran out of memory are
+climbed here when it has been quiet.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from engine.govern import Follow, Rules, State, Window, govern
+from engine.ladder import Ladder
+from engine.summary import percentile
+
+if TYPE_CHECKING:
+    from engine.node import NodeRun
+    from engine.session import Session
+
+EVERY = 8  # frames out between two decisions
+QUIET_S = 20.0  # without an out-of-memory error before a rung is given back
+
+
+class Governing:
+    """The governor of one session; `tick` is called from the executor's own thread, often."""
+
+    def __init__(self, session: Session, *, enabled: bool) -> None:
+        self.session = session
+        self.rules = rules_of(session)
+        orders = session.plan.govern
+        self.enabled = enabled and orders.enabled and session.plan.live and bool(orders.knobs)
+        self.state = State.start(self.rules)
+        self.period_ms = 1000 / orders.target_fps if orders.target_fps else None
+        self._out = 0
+        self._mark: dict[str, int] = {}
+        self._ages = 0
+        self._dropped = 0
+        self._settled_at = 0  # frames out when the last move had taken effect
+
+    def tick(self) -> None:
+        """Decide when enough frames have come out since the last time."""
+        session = self.session
+        if session.frames_out - self._out < EVERY:
+            return
+        self._out = session.frames_out
+        self._climb()
+        if not self.enabled:
+            return
+        window = self._window()
+        if window is None:
+            return
+        decision = govern(window, self.state, self.rules)
+        self.state = decision.state
+        if decision.settings:
+            session.set(decision.settings, by="governor")
+        for cause in decision.causes:
+            session.event("govern", "", -1, cause=cause, settings=dict(decision.settings))
+        if decision.moved:
+            self._forget()
+
+    def _window(self) -> Window | None:
+        session = self.session
+        per_frame: list[tuple[float, float]] = []
+        frames = 0
+        for lane in session.lanes.values():
+            if lane.nodes[0].spec.source or lane.name == "slow":
+                continue  # a source waits for its stream, and a slow branch is allowed to be slow
+            p50 = p95 = 0.0
+            for node in lane.nodes:
+                recent = list(node.times)[-(node.count - self._mark.get(node.name, 0)) or len(node.times) :]
+                recent = recent[-64:]
+                p50 += percentile(recent, 50) / 1e6
+                p95 += percentile(recent, 95) / 1e6
+                frames = max(frames, len(recent))
+            per_frame.append((p50, p95))
+        if not per_frame or not frames:
+            return None
+        busiest = max(per_frame)
+        ages = [age / 1e6 for age in list(session.ages)[-min(frames, 64) :]]
+        dropped = sum(gate.drops["gate"] for gate in session.gates.values())
+        self._dropped, dropped = dropped, dropped - self._dropped
+        caps: dict[str, Any] = {}
+        for node in session.nodes.values():
+            caps.update(node.ladder.caps if node.ladder is not None else {})
+        return Window(
+            now=session.clock.now(), frames=frames, period_ms=self.period_ms, busy_p50_ms=busiest[0], busy_p95_ms=busiest[1],
+            age_p95_ms=percentile(ages, 95), budget_ms=session.plan.budget_ms, vram_free_mb=_vram_free_mb(), dropped=dropped,
+            signals=dict(session.signals), caps=caps,
+        )  # fmt: skip
+
+    def _forget(self) -> None:
+        """What was measured before a move says nothing about what comes after it."""
+        self._mark = {node.name: node.count for node in self.session.nodes.values()}
+
+    def _climb(self) -> None:
+        session = self.session
+        for node in session.nodes.values():
+            if node.ladder is None or not node.ladder.taken:
+                continue
+            rung = node.ladder.climb(session.clock.now(), QUIET_S)
+            if rung is not None:
+                if rung.settings and not self.enabled:
+                    session.set({f"{node.name}.{k}": v for k, v in rung.settings.items()}, by="ladder")
+                session.event("memory", node.name, -1, rung=f"back from {rung.name}", settings=dict(rung.settings), cause=rung.cause)
+
+
+def rules_of(session: Session) -> Rules:
+    """The governor's rules for a plan, with the signals that its knobs follow."""
+    initial = {rule.set: _value(session, rule.set) for rule in session.plan.govern.knobs}
+    follows = []
+    for rule in session.plan.govern.knobs:
+        if rule.follow is not None:
+            best, worst = (rule.range[1], rule.range[0]) if rule.range else (rule.choices[0], rule.choices[-1])
+            follows.append(Follow(rule.set, rule.follow, (best, worst)))  # steady (1) needs less than erratic (0)
+    return Rules.of(session.plan.govern, initial, follows)
+
+
+def make_ladder(node: NodeRun) -> Ladder | None:
+    """The ladder of a node that can give something up, else None."""
+    session = node.session
+    rules = session.governing.rules
+    mine = any(scale.set.partition(".")[0] == node.name for scale in rules.scales)
+    from engine.operator import Operator
+
+    frees = isinstance(node.operator, Operator) and type(node.operator).relieve is not Operator.relieve
+    return Ladder(rules, node.name, node.operator if isinstance(node.operator, Operator) else None) if mine or frees else None
+
+
+def _value(session: Session, path: str) -> Any:
+    name, _, param = path.partition(".")
+    return session.nodes[name].params.get(param) if name in session.nodes else None
+
+
+def _vram_free_mb() -> float | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    free, _ = torch.cuda.mem_get_info()
+    # What the allocator holds but does not use can be had without asking the driver.
+    cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return float(free + cached) / 2**20

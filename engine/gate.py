@@ -1,0 +1,140 @@
+"""The entrance of a graph: credits bound the frames in flight, and the newest frame waits in one slot.
+
+Live graphs drop here, before work is spent; offline graphs make the source wait. Each frame's fate is decided here too, so that
+in = out + in flight + drops by cause holds at every moment.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engine.packet import Frame, Packet
+
+if TYPE_CHECKING:
+    from engine.node import NodeRun
+    from engine.pool import Lease
+    from engine.session import Session
+
+
+class Offer(NamedTuple):
+    """A frame as the source made it, not yet admitted: the values of the source's outputs with their leases."""
+
+    seq: int
+    pts: int
+    born: int
+    values: tuple[tuple[str, Any, tuple[Lease, ...]], ...]
+    cut: bool
+
+
+class Gate:
+    """Admits the frames of one source."""
+
+    def __init__(self, source: NodeRun, session: Session, *, credits: int, lossy: bool) -> None:
+        self.source, self.session, self.lossy = source, session, lossy
+        self.credits = credits
+        self.slot: Offer | None = None
+        self.entered = self.out = self.in_flight = 0
+        self.drops: Counter[str] = Counter()
+        self.finished = False
+        self.lock = threading.RLock()
+        self.emptied = threading.Condition(self.lock)
+        self._pumping = False
+        self._last: tuple[int, int] = (-1, -(2**63))  # epoch and pts of the last frame admitted
+
+    # ---- source side
+
+    def offer(self, offer: Offer) -> None:
+        """Hand over the newest frame. A live gate replaces the one still waiting; an offline source must wait until the slot is empty."""
+        with self.lock:
+            self.entered += 1
+            self.in_flight += 1
+            replay = self.session.replay
+            if replay is not None and replay.drop_at(self.source.gate_id, offer.seq):
+                self._refuse(offer, "gate")
+                return
+            if self.slot is not None:
+                old, self.slot = self.slot, None
+                self._refuse(old, "gate")
+            self.slot = offer
+            self.pump()
+
+    def finish(self) -> None:
+        """The source has ended: the end marker follows the frame that still waits."""
+        with self.lock:
+            self.finished = True
+            self.pump()
+
+    def pump(self) -> None:
+        """Admit the waiting frame if there is a credit and room for it; called again whenever either may have changed."""
+        with self.lock:
+            if self._pumping:
+                return
+            self._pumping = True
+            try:
+                while self.slot is not None and self.credits > 0 and not self.source.blocked():
+                    offer, self.slot = self.slot, None
+                    self._admit(offer)
+                if self.finished and self.slot is None and not self.source.finished:
+                    self.source.finished = True
+                    self.source.send_eos()
+                if self.slot is None:
+                    self.emptied.notify_all()
+            finally:
+                self._pumping = False
+
+    def _admit(self, offer: Offer) -> None:
+        session = self.session
+        version, epoch = session.stamp(offer.seq, offer.cut)
+        if self._last[0] == epoch and offer.pts <= self._last[1]:
+            self._refuse(offer, "late")
+            return
+        self._last = (epoch, offer.pts)
+        frame = Frame(offer.seq, epoch, offer.born, self)
+        self.credits -= 1
+        self.hold(frame, True)  # held while its messages are being sent, so that it cannot end in the middle
+        origin = self.source.site.stream
+        for output, value, leases in offer.values:
+            packet = Packet(offer.seq, offer.pts, epoch, offer.born, value, version=version, frame=frame, leases=leases, origin=origin)
+            self.source.send(output, packet)
+        for _, _, leases in offer.values:
+            for lease in leases:
+                lease.release()
+        self.release(frame, True)
+
+    def _refuse(self, offer: Offer, cause: str) -> None:
+        for _, _, leases in offer.values:
+            for lease in leases:
+                lease.release()
+        self.in_flight -= 1
+        self.drops[cause] += 1
+        if cause == "gate":
+            self.session.recording.drop(self.source.gate_id, offer.seq, cause)
+
+    # ---- the fate of frames
+
+    def hold(self, frame: Frame, credit: bool) -> None:
+        with self.lock:
+            frame.total += 1
+            frame.hard += credit
+
+    def blame(self, frame: Frame, cause: str) -> None:
+        """Note why a frame was dropped; the first cause stands, and a frame that reached a sink all the same is out."""
+        if frame.cause is None:
+            frame.cause = cause
+
+    def release(self, frame: Frame, credit: bool) -> None:
+        with self.lock:
+            frame.total -= 1
+            frame.hard -= credit
+            if frame.total == 0:
+                self.in_flight -= 1
+                if frame.sunk is not None:
+                    self.out += 1
+                else:
+                    self.drops[frame.cause or "skipped"] += 1
+                self.session.frame_ended(frame)
+            if credit and frame.hard == 0:
+                self.credits += 1
+                self.pump()

@@ -1,0 +1,66 @@
+"""A lane: some nodes that run one after another, on one thread and one stream, for their whole lives.
+
+It keeps the nodes that may fire in a heap, oldest frame first, then topological order. Executors drive it: they decide when a lane runs;
+the lane decides what.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine.device import Host
+from engine.trace import Ring
+
+if TYPE_CHECKING:
+    from engine.node import NodeRun
+
+
+class Lane:
+    """The runtime side of a PlanLane. `post` is the only method that other threads may call."""
+
+    def __init__(self, name: str, device: Host) -> None:
+        self.name, self.device = name, device
+        self.nodes: list[NodeRun] = []
+        self.trace = Ring()
+        self.busy: tuple[NodeRun, int, int] | None = None  # node, seq, since (ns): what the watchdog and the live view read
+        self.open_nodes = 0
+        self.post: Callable[[NodeRun], None] = self.look
+        self._ready: list[tuple[int, int, NodeRun]] = []
+
+    def look(self, node: NodeRun) -> None:
+        """Put `node` among the ready ones if it can fire."""
+        if not node.queued and (seq := node.poll()) is not None:
+            node.queued = True
+            heapq.heappush(self._ready, (seq, node.plan.order, node))
+
+    def peek(self) -> tuple[int, int] | None:
+        """(seq, order) of what would run next."""
+        return self._ready[0][:2] if self._ready else None
+
+    def next(self) -> NodeRun | None:
+        """Take the node that should run next."""
+        if not self._ready:
+            return None
+        node = heapq.heappop(self._ready)[2]
+        node.queued = False
+        return node
+
+    def step(self) -> bool:
+        """Run one node; False when none is ready."""
+        node = self.next()
+        if node is None:
+            return False
+        work = node.begin()
+        if work is not None:
+            node.finish(work)
+        self.look(node)
+        return True
+
+    def node_finished(self) -> None:
+        self.open_nodes -= 1
+
+    @property
+    def finished(self) -> bool:
+        return self.open_nodes == 0

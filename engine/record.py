@@ -1,0 +1,50 @@
+"""What a run did that its plan does not fix: drops, reads of kept values, changes, resets. Enough to do the same again.
+
+A `Recording` is made by every session in memory (a few numbers per event, bounded); `Replay` feeds one back: queues then lose exactly what
+is written here, side inputs read exactly the values that were read, and changes land on the same frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Recording:
+    """The log of one run. Edges are named by their id in the plan; gates by -1 - order of their source."""
+
+    plan: str = ""
+    drops: list[tuple[int, int, str]] = field(default_factory=list)  # edge, seq, cause
+    reads: list[tuple[int, int, int]] = field(default_factory=list)  # edge, seq of the trigger, seq of the value (-1: none)
+    changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # seq, {node.param: value}
+    resets: list[tuple[int, str]] = field(default_factory=list)  # seq, reason
+    on: bool = True
+
+    def drop(self, edge: int, seq: int, cause: str) -> None:
+        if self.on:
+            self.drops.append((edge, seq, cause))
+
+    def read(self, edge: int, seq: int, value: int) -> None:
+        if self.on:
+            self.reads.append((edge, seq, value))
+
+
+class Replay:
+    """A Recording arranged for look-up."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self._drops = {(edge, seq): cause for edge, seq, cause in recording.drops}
+        self._reads = {(edge, seq): value for edge, seq, value in recording.reads}
+        self.changes: dict[int, list[dict[str, Any]]] = {}
+        for seq, change in recording.changes:
+            self.changes.setdefault(seq, []).append(change)
+        self.resets: dict[int, str] = dict(recording.resets)
+
+    def drop_at(self, edge: int, seq: int) -> str | None:
+        return self._drops.get((edge, seq))
+
+    def read_at(self, edge: int, seq: int) -> int | None:
+        """The seq of the value that was read when frame `seq` fired the node; None where the value had not changed."""
+        return self._reads.get((edge, seq))

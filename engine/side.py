@@ -1,0 +1,181 @@
+"""How a node reads the inputs that do not fire it: exact, hold, latest, carry, constant.
+
+`settled` says whether the node may fire for a given trigger; `read` gives the value for it. Both run on the consumer's lane only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from engine.channel import EOS, Channel
+from engine.errors import ReplayError
+from engine.graph import UNSET
+from engine.packet import Packet
+from engine.plan import Edge
+
+if TYPE_CHECKING:
+    from engine.node import NodeRun
+
+MISSING: Final[Any] = type("_Missing", (), {"__repr__": lambda self: "MISSING"})()
+
+
+class Side:
+    """One input of a node besides its trigger."""
+
+    def __init__(self, edge: Edge, node: NodeRun, channel: Channel | None) -> None:
+        self.edge, self.node, self.channel = edge, node, channel
+        self.value: Packet | None = None  # kept from frame to frame, with its buffers
+        self._last_read = -1
+
+    def settled(self, head: Packet) -> bool:
+        """Whether everything this input must wait for, before the node fires on `head`, has come."""
+        raise NotImplementedError
+
+    def read(self, head: Packet) -> Any:
+        """The packet for `head`, or a written default, or MISSING."""
+        raise NotImplementedError
+
+    def used(self, value: Any) -> None:
+        """The call for which `value` was read is over."""
+
+    def reset(self) -> None:
+        """A new epoch: forget the kept value."""
+        self._keep(None)
+        self._last_read = -1
+
+    def drain(self) -> None:
+        """The run is over: let go of everything."""
+        self._keep(None)
+        while self.channel is not None and (item := self.channel.pop()) is not None:
+            if type(item) is Packet:
+                self.channel.drop(item, "unpaired" if self.edge.counted else "replaced")
+
+    def _keep(self, packet: Packet | None) -> None:
+        old, self.value = self.value, packet
+        if old is not None and self.channel is not None:
+            self.channel.let_go(old)
+
+    def _default(self) -> Any:
+        return MISSING if self.edge.hold is UNSET else self.edge.hold
+
+
+class Constant(Side):
+    """A value written in the graph."""
+
+    def settled(self, head: Packet) -> bool:
+        return True
+
+    def read(self, head: Packet) -> Any:
+        return self.edge.hold
+
+
+class Exact(Side):
+    """The packet of the same seq. `missing = "reuse"` keeps the last one for frames whose partner never comes."""
+
+    channel: Channel
+
+    def settled(self, head: Packet) -> bool:
+        channel = self.channel
+        while (item := channel.head()) is not None and item.seq < head.seq:
+            channel.pop()
+            if type(item) is Packet:
+                channel.drop(item, "unpaired")
+        return item is not None or channel.settled >= head.seq
+
+    def read(self, head: Packet) -> Any:
+        item = self.channel.head()
+        if type(item) is Packet and item.seq == head.seq:
+            self.channel.pop()
+            return item
+        return self.value if self.value is not None else MISSING
+
+    def used(self, value: Any) -> None:
+        if type(value) is not Packet or value is self.value:
+            return
+        if self.edge.missing == "reuse":
+            copy = value.with_payload(value.payload, value.leases)
+            copy.frame = None  # the value may be kept for long; the frame's credit must not
+            for lease in copy.leases:
+                lease.retain()
+            self._keep(copy)
+        self.channel.done(value)
+
+
+class Kept(Side):
+    """Hold, latest and carry: the newest value not after a limit; which limit depends on what the plan says to wait for."""
+
+    channel: Channel
+
+    def settled(self, head: Packet) -> bool:
+        edge, session = self.edge, self.node.session
+        if edge.lag is None:
+            if session.replay is None:
+                return True
+            wanted = session.replay.read_at(edge.id, head.seq)
+            return wanted is None or wanted < 0 or self._has(wanted)
+        limit = self._limit(head)
+        if limit is None:
+            return True
+        last = self.channel.items[-1].seq if self.channel.items else -1
+        return max(last, self.channel.settled) >= limit
+
+    def _has(self, seq: int) -> bool:
+        return (self.value is not None and self.value.seq == seq) or any(type(i) is Packet and i.seq == seq for i in list(self.channel.items))
+
+    def _limit(self, head: Packet) -> int | None:
+        """The seq up to which values count; None when this is the first frame of its epoch and there is none to look back to."""
+        if self.edge.lag == 0:
+            return head.seq
+        return self.node.previous if head.epoch == self.node.epoch else None
+
+    def read(self, head: Packet) -> Any:
+        if self.edge.lag is None:
+            self._advance_asynchronous(head)
+        else:
+            limit = self._limit(head)
+            if limit is not None:
+                self._advance(lambda item: item.seq <= limit, head.epoch)
+        value = self.value
+        if value is not None and self.edge.max_age_ms is not None and head.pts - value.pts > self.edge.max_age_ms * 1e6:
+            return self._default()
+        return self._default() if value is None else value
+
+    def _advance_asynchronous(self, head: Packet) -> None:
+        session, edge = self.node.session, self.edge
+        if session.replay is None:
+            self._advance(lambda item: item.pts <= head.pts, head.epoch)
+            now = -1 if self.value is None else self.value.seq
+            if now != self._last_read:
+                session.recording.read(edge.id, head.seq, now)
+                self._last_read = now
+            return
+        wanted = session.replay.read_at(edge.id, head.seq)
+        if wanted is None:
+            return
+        self._advance(lambda item: item.seq <= wanted, head.epoch)
+        found = -1 if self.value is None else self.value.seq
+        if found != wanted:
+            raise ReplayError(f"{edge.node}.{edge.port}: frame {head.seq} read the value of frame {wanted}, but the replay has {found}")
+
+    def _advance(self, counts: Any, epoch: int) -> None:
+        while (item := self.channel.head()) is not None:
+            if item is EOS:
+                return
+            if type(item) is not Packet:
+                self.channel.pop()
+            elif item.epoch < epoch:
+                self.channel.pop()
+                self.channel.drop(item, "replaced")
+            elif item.epoch == epoch and counts(item):
+                self.channel.pop()
+                self.channel.taken += 1
+                self._keep(item)
+            else:
+                return
+
+
+def make_side(edge: Edge, node: NodeRun, channel: Channel | None) -> Side:
+    """The reader for an edge's role."""
+    if edge.role == "constant":
+        return Constant(edge, node, None)
+    return (Exact if edge.role == "exact" else Kept)(edge, node, channel)

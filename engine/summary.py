@@ -1,0 +1,100 @@
+"""Numbers about a run: percentiles, a snapshot for the live view, and the summary at the end.
+
+Everything here is read from counters that the runtime keeps anyway; nothing is estimated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.session import Session
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """The q-th percentile (0..100) by linear interpolation; 0 for no values."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    at = (len(ordered) - 1) * q / 100
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def spread(values: Iterable[float], *, digits: int = 3) -> dict[str, float]:
+    """p50, p95 and p99 of `values`."""
+    kept = list(values)
+    return {f"p{q}": round(percentile(kept, q), digits) for q in (50, 95, 99)}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. `frames` obeys in = out + in_flight + sum of drops."""
+
+    plan: str
+    clock: str
+    seconds: float
+    frames: dict[str, Any]
+    fps: float
+    age_ms: dict[str, float]
+    nodes: dict[str, Any]
+    edges: list[dict[str, Any]]
+    knobs: dict[str, Any]
+    outputs: list[str]
+    events: dict[str, int]
+    allocations: int
+    error: str | None = None
+    lanes: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def frames_of(session: Session) -> dict[str, Any]:
+    """Source frames by fate."""
+    drops: Counter[str] = Counter()
+    totals = {"in": 0, "out": 0, "in_flight": 0}
+    for gate in session.gates.values():
+        with gate.lock:
+            totals["in"] += gate.entered
+            totals["out"] += gate.out
+            totals["in_flight"] += gate.in_flight
+            drops.update(gate.drops)
+    return {**totals, "drops": dict(sorted(drops.items()))}
+
+
+def fps_of(session: Session) -> float:
+    """Frames out over the time between the first and the last."""
+    first, last, count = session.first_out, session.last_out, session.frames_out
+    return (count - 1) / ((last - first) / 1e9) if count > 1 and last > first else 0.0
+
+
+def summarise(session: Session) -> Summary:
+    """The summary of a session, at any time."""
+    ages = [age / 1e6 for age in session.ages]
+    seconds = max((session.stopped or session.clock.now()) - session.started, 0) / 1e9
+    nodes = {
+        node.name: {
+            "op": node.plan.op, "lane": node.plan.lane, "count": node.count, "errors": node.errors,
+            "ms": spread(t / 1e6 for t in list(node.times)), "busy_s": round(node.busy_ns / 1e9, 4),
+        }
+        for node in session.nodes.values()
+    }  # fmt: skip
+    edges = [
+        {
+            "from": f"{c.edge.source}.{c.edge.output}", "to": f"{c.edge.node}.{c.edge.port}", "policy": c.edge.policy, "cap": c.edge.cap,
+            "in": c.entered, "taken": c.taken, "queued": c.packets, "peak": c.peak, "drops": dict(sorted(c.drops.items())),
+        }
+        for c in session.channels
+    ]  # fmt: skip
+    busy = {lane.name: sum(n.busy_ns for n in lane.nodes) / 1e9 / seconds if seconds else 0.0 for lane in session.lanes.values()}
+    return Summary(
+        plan=session.plan.hash, clock=session.plan.clock, seconds=round(seconds, 4), frames=frames_of(session), fps=round(fps_of(session), 3),
+        age_ms=spread(ages), nodes=nodes, edges=edges, knobs=session.knobs(), outputs=list(session.outputs),
+        events=dict(Counter(e["what"] for e in session.events)), allocations=session.pools.allocated,
+        error=str(session.errors[0]) if session.errors else None, lanes={name: round(share, 4) for name, share in busy.items()},
+    )  # fmt: skip
