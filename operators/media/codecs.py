@@ -7,6 +7,7 @@ It encodes one black picture at most and writes no file.
 from __future__ import annotations
 
 import functools
+import os
 from fractions import Fraction
 
 HARDWARE = ("nvenc", "qsv", "amf")
@@ -18,14 +19,19 @@ ENCODERS: dict[str, tuple[str, ...]] = {
 }
 """Encoders of each codec in order of preference."""
 
+QUIET = {"libx265": {"x265-params": "log-level=none"}}
+"""Options that keep an encoder from printing."""
+
 
 @functools.cache
 def encoder_works(name: str) -> bool:
     """Whether the encoder `name` opens and encodes one picture here."""
     import av
 
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a page to stderr otherwise: errors only
     try:
         context = av.CodecContext.create(name, "w")
+        context.options = QUIET.get(name, {})
         context.width, context.height, context.pix_fmt = 640, 360, "yuv420p"
         context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
         frame = av.VideoFrame(640, 360, "yuv420p")

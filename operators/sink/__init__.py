@@ -1,5 +1,5 @@
 """Where frames go: `sink.video`, `sink.images`, `sink.null`."""
 
-from operators.sink import null, video
+from operators.sink import images, null, video
 
-__all__ = ["null", "video"]
+__all__ = ["images", "null", "video"]

@@ -22,9 +22,7 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 def check_output(url: str, suffixes: tuple[str, ...], overwrite: bool, site: Site) -> Path:
     """The path that `url` names, ready to be written. Raises UsageError or MediaError naming the folder and what to do."""
-    if _SCHEME.match(url):
-        scheme = url.partition("://")[0]
-        raise UsageError(f"sink.video cannot send to {scheme}:// addresses: {url}", fix="give a file ending in " + ", ".join(suffixes))
+    no_scheme(url, "sink.video", "give a file ending in " + ", ".join(suffixes))
     path = Path(url).expanduser()
     suffix = path.suffix.lower()
     if suffix not in suffixes:
@@ -40,6 +38,12 @@ def check_output(url: str, suffixes: tuple[str, ...], overwrite: bool, site: Sit
         if not os.access(path, os.W_OK):
             raise MediaError(f"{url} exists and may not be written", fix="choose another name or change its rights")
     return path
+
+
+def no_scheme(url: str, sink: str, fix: str = "give a path") -> None:
+    """Refuse a network address where only files are written."""
+    if _SCHEME.match(url):
+        raise UsageError(f"{sink} writes files, it does not send to {url.partition('://')[0]}:// addresses: {url}", fix=fix)
 
 
 def ensure_folder(folder: Path, site: Site) -> None:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import DeviceError, MediaError, UsageError
-from operators.media.codecs import ENCODERS, HARDWARE, best_encoder, encoder_works
+from operators.media.codecs import ENCODERS, HARDWARE, QUIET, best_encoder, encoder_works
 from operators.media.color import ToYuv
 from operators.media.faults import explain
 
@@ -42,7 +42,9 @@ class Target:
 
 
 class Sound(Protocol):
-    """A sound track to lay beside the picture: packets on the picture's clock."""
+    """A sound track to lay beside the picture: packets on the picture's clock. `trouble` says what ended it early."""
+
+    trouble: str
 
     def attach(self, container: Any) -> None: ...
     def until(self, ns: int) -> Iterator[Any]: ...
@@ -74,7 +76,7 @@ def encoder_options(name: str, target: Target) -> dict[str, str]:
         if target.live:
             table["tune"] = "zerolatency"
         if name == "libx265":
-            table["x265-params"] = "log-level=error"
+            table |= QUIET[name]
         return table
     if name.endswith("_nvenc"):
         return {"rc": "vbr", "cq": crf, "preset": "p2" if target.live else "p4"} | ({"tune": "ull", "zerolatency": "1"} if target.live else {})
@@ -102,6 +104,9 @@ class Writer:
         self.to_yuv = ToYuv(*self.even)
         self.last = -1
         self.count = 0
+        self.trouble = ""  # what was wrong with the sound, if anything
+        # Matroska counts in milliseconds: two pictures must not fall on the same one.
+        self.quantum = TIME_BASE.denominator // 1000 if target.container in ("matroska", "webm") else 1
         self.container: Any = None
         self._open()
 
@@ -117,18 +122,31 @@ class Writer:
             options = {"cluster_time_limit": "1000", "reserve_index_space": "65536"} | options
         options = {"flush_packets": "1"} | options
         try:
-            self.container = av.open(f"file:{target.path}", "w", format=target.container, options=options)
-            self.stream = self._add_video()
-            if self.sound is not None:
-                self.sound.attach(self.container)
-            self.container.start_encoding()
+            self._start(options)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise explain(error, target.path, doing="write") from error
+            if self.sound is None:
+                raise explain(error, target.path, doing="write") from error
+            self._drop_sound(f"the container does not take it: {error}")
+            self._open()
 
-    def _add_video(self) -> Any:
+    def _start(self, options: dict[str, str]) -> None:
+        import av
+
+        container = av.open(f"file:{self.target.path}", "w", format=self.target.container, options=options)
+        try:
+            self.stream = self._add_video(container)
+            if self.sound is not None:
+                self.sound.attach(container)
+            container.start_encoding()
+        except BaseException:
+            container.close()
+            raise
+        self.container = container
+
+    def _add_video(self, container: Any) -> Any:
         target = self.target
         rate = Fraction(target.fps).limit_denominator(1001) or Fraction(25)
-        stream = self.container.add_stream(self.encoder, rate=rate, options=encoder_options(self.encoder, target))
+        stream = container.add_stream(self.encoder, rate=rate, options=encoder_options(self.encoder, target))
         context = stream.codec_context
         context.height, context.width = self.even
         context.pix_fmt = "yuv420p"
@@ -144,17 +162,36 @@ class Writer:
         """Append a picture (H, W, 3) uint8 of the file's size, shown from `ns` on. Times must rise; one that does not is moved by a tick."""
         import av
 
-        tick = max(round(ns * TIME_BASE.denominator / SECOND), self.last + 1)
+        step = self.quantum
+        tick = max(round(ns * TIME_BASE.denominator / SECOND / step) * step, self.last + step if self.count else 0)
         frame = self.to_yuv(self._padded(rgb))
         frame.pts, frame.time_base = tick, TIME_BASE
         self.last, self.count = tick, self.count + 1
         try:
-            if self.sound is not None:
-                for packet in self.sound.until(ns):
-                    self.container.mux(packet)
+            self._mux_sound(ns)
             self.container.mux(self.stream.encode(frame))
         except (av.error.FFmpegError, OSError) as error:
             raise explain(error, self.target.path, doing="write") from error
+
+    def _mux_sound(self, ns: int, container: Any = None) -> None:
+        """Lay the sound beside the picture up to time `ns`. A packet the container refuses ends the sound, not the file."""
+        import av
+
+        if self.sound is None:
+            return
+        for packet in self.sound.until(ns):
+            try:
+                (container or self.container).mux(packet)
+            except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+                self._drop_sound(f"a packet was refused: {error}")
+                return
+        if self.sound.trouble:
+            self._drop_sound(self.sound.trouble)
+
+    def _drop_sound(self, why: str = "") -> None:
+        if self.sound is not None:
+            self.sound.close()
+            self.sound, self.trouble = None, why or self.trouble
 
     def _padded(self, rgb: Array) -> Array:
         if self.even == (self.height, self.width):
@@ -174,16 +211,14 @@ class Writer:
         try:
             if self.count:
                 container.mux(self.stream.encode(None))
-            if self.sound is not None and self.count:
-                for packet in self.sound.until(round(self.last * SECOND / TIME_BASE.denominator)):
-                    container.mux(packet)
+                # Sound goes on for as long as the last picture stands.
+                self._mux_sound(round(self.last * SECOND / TIME_BASE.denominator + SECOND / self.target.fps), container)
         except (av.error.FFmpegError, OSError) as error:
             trouble = error
         try:
             container.close()
         except (av.error.FFmpegError, OSError) as error:
             trouble = trouble or error
-        if self.sound is not None:
-            self.sound.close()
+        self._drop_sound()
         if trouble is not None:
             raise explain(trouble, self.target.path, doing="finish") from trouble

@@ -2,9 +2,9 @@
 
 from importlib.util import find_spec
 
-from operators.source import video
+from operators.source import images, video
 
 if find_spec("operators.source.figure"):
     from operators.source import figure  # noqa: F401
 
-__all__ = ["video"]
+__all__ = ["images", "video"]

@@ -15,6 +15,8 @@ from operators.media.faults import explain
 from operators.media.urls import Address
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     import av
     from av.container import InputContainer
 
@@ -111,30 +113,45 @@ class Reader:
     # ---- inside
 
     def _seek(self, ns: int) -> None:
+        """Go to a key frame at or before `ns`. Formats without an index (mpegts) land on any packet, so look, and step further back."""
         import av
 
+        back = 0
         try:
-            self.container.seek(self.origin + ns // 1000, backward=True)
+            while back <= ns:
+                to = self.origin + (ns - back) // 1000
+                self.container.seek(to, backward=True)
+                first = next(iter(self.container.demux(self.stream)), None)
+                if first is not None and first.is_keyframe and first.pts is not None and self._ns(first.pts, first.time_base) <= ns:
+                    self.container.seek(to, backward=True)
+                    return
+                back = max(2 * SECOND, 2 * back)
         except av.error.FFmpegError:
-            pass  # not seekable: the frames before the start are decoded and left out
+            pass
+        # Not seekable, or no key frame found: from the very start; the frames before `ns` are decoded and left out.
+        self.container.close()
+        self.container = self._open()
+        self.stream = self._pick()
+
+    def _ns(self, stamp: int, base: Fraction) -> int:
+        return (2 * stamp * base.numerator * SECOND + base.denominator) // (2 * base.denominator) - self.origin * 1000
 
     def _time(self, frame: av.VideoFrame) -> int:
         base = frame.time_base or self.stream.time_base
         stamp = frame.pts if frame.pts is not None else frame.dts
         if stamp is None or base is None:
             return self.last_ns + round(SECOND / (self.fps or 25.0)) if self.last_ns >= 0 else 0
-        return (2 * stamp * base.numerator * SECOND + base.denominator) // (2 * base.denominator) - self.origin * 1000
+        return self._ns(stamp, base)
 
     def _open(self) -> InputContainer:
         import av
 
         address, options = self.address, self.options
-        table = dict(address.options) | {"max_pixels": str(options.max_pixels)}
-        if address.kind == "network":
-            table |= {"rtsp_transport": "tcp"} if address.url.startswith("rtsp") else {}
-        if options.low_delay:
+        table = {"rtsp_transport": "tcp"} if address.url.startswith("rtsp") else {}
+        if options.low_delay and address.kind == "network":
             table |= LOW_DELAY
-        table |= dict(options.extra)
+        # What the caller adds comes before the limits, which it cannot lift.
+        table |= dict(options.extra) | address.options | {"max_pixels": str(options.max_pixels)}
         try:
             return av.open(
                 address.target, format=address.format, options=table, timeout=(options.open_timeout, options.read_timeout),

@@ -16,8 +16,13 @@ from engine.payload import Image
 from engine.site import Site
 from operators.media.geometry import parse_size
 from operators.media.urls import Address, classify, with_span
-from operators.source.reader import MAX_PIXELS, SECOND, Reader, ReadOptions
+from operators.source.live import Live
+from operators.source.reader import MAX_PIXELS, Reader, ReadOptions
+from operators.source.timeline import SECOND, Timeline
 from operators.source.upright import Upright
+
+Timed = tuple[Any, int, int | None, bool]
+"""A decoded frame, its pts, its capture time (None: now) and whether a cut comes before it."""
 
 
 @operator("source.video")
@@ -31,8 +36,11 @@ class Video(Operator):
     `pace`: play a file in real time ("always"), as fast as it goes ("never"), or in real time under the live clock only ("auto").
     `hwaccel`: "cuda" decodes on the GPU, "auto" does so where it works; the default leaves video memory to the models.
     `open_timeout`, `read_timeout`: seconds to wait for a peer. `max_pixels`: larger pictures are refused before they cost memory.
-    `max_reconnects`: failed attempts in a row after which a live stream is given up.
+    `max_reconnects`: failed attempts in a row after which a live stream is given up. `allow_private`: whether addresses of the local network
+    may be read. `options`: handed to FFmpeg, such as { video_size = "1280x720", framerate = "30" } for a camera.
 
+    A live stream is emptied by a thread of its own: under the live clock a slow graph gets the newest frame. When the peer goes away or
+    freezes it is connected again, and the next frame comes behind a cut with a pts that still rises.
     Wide-gamut and HDR video (BT.2020, PQ, HLG) is brought to 8-bit sRGB by a plain tone curve. Variable frame rates keep their times.
     Raises MissingError, MediaError, DeviceError or UsageError in open; a file damaged in the middle gives what decodes and an event.
     """
@@ -43,13 +51,15 @@ class Video(Operator):
         size: str = "", fit: Literal["fit", "fill", "stretch", "letterbox"] = "fit",
         hwaccel: Literal["none", "auto", "cuda"] = "none", open_timeout: Annotated[float, Range(0.1, 120)] = 5.0,
         read_timeout: Annotated[float, Range(0.1, 120)] = 3.0, max_reconnects: Annotated[int, Range(0)] = 20,
-        max_pixels: Annotated[int, Range(1)] = MAX_PIXELS, allow_private: bool = True,
+        max_pixels: Annotated[int, Range(1)] = MAX_PIXELS, allow_private: bool = True, options: dict[str, str] = {},  # noqa: B006
     ) -> None:  # fmt: skip
         self.url, self.fps, self.start, self.end, self.loop, self.pace = url, fps, start, end, loop, pace
         self.size, self.fit, self.hwaccel = size, fit, hwaccel
         self.open_timeout, self.read_timeout, self.max_reconnects = open_timeout, read_timeout, max_reconnects
         self.max_pixels, self.allow_private = max_pixels, allow_private
+        self.options = dict(options)
         self.reader: Reader | None = None
+        self.live: Live | None = None
 
     def open(self, site: Site) -> None:
         super().open(site)
@@ -57,83 +67,95 @@ class Video(Operator):
         if self.end is not None and self.end <= self.start:
             raise UsageError(f"end = {self.end:g} is not after start = {self.start:g}")
         self.upright = Upright(parse_size(self.size), self.fit)
-        options = ReadOptions(
+        self.read_options = ReadOptions(
             open_timeout=self.open_timeout, read_timeout=self.read_timeout, max_pixels=self.max_pixels, hwaccel=self.hwaccel,
-            low_delay=self.address.endless and site.live,
+            low_delay=self.address.endless and site.live, extra=tuple(self.options.items()),
         )  # fmt: skip
-        self.reader = Reader(self.address, options)
-        site.describe(self._info(self.reader))
+        self.reader = reader = self._connect()
+        # A network address with a length is a recording: it is read like a file.
+        self.endless = self.address.endless and not (self.address.kind == "network" and reader.seconds)
+        if self.endless and (self.start or self.end is not None or self.loop):
+            raise UsageError(f"start, end and loop are for recordings; {self.url} is live", fix="leave them out")
+        site.describe(self._info(reader))
+
+    def _connect(self) -> Reader:
+        return Reader(self.address, self.read_options)
 
     def _info(self, reader: Reader) -> StreamInfo:
         fps, frames, rate = reader.fps, reader.frames, 1.0
         if self.fps and fps and self.fps < fps:
             rate, fps = self.fps / fps, self.fps
-        if self.address.endless or self.loop or self.address.kind == "test":
+        if self.endless or self.loop or self.address.kind == "test":
             frames = None
         elif frames is not None:
             whole = reader.seconds or 0.0
             span = max(0.0, min(self.end or whole, whole) - self.start)
             frames = round(frames * rate * (span / whole if whole else 1.0))
         plain = self.address.kind == "file" and not self.loop
-        url = with_span(self.url, self.start, self.end) if plain else self.url
         width, height = self.upright.expected(reader.stream)
-        return StreamInfo(url=url, fps=fps, frames=frames, size=(height, width), audio=plain and reader.audio)
+        return StreamInfo(
+            url=with_span(self.url, self.start, self.end) if plain else self.url, fps=fps, frames=frames, size=(height, width),
+            audio=plain and reader.audio,
+        )  # fmt: skip
 
     def __call__(self) -> Iterator[Annotated[Image, HOST_RGB]]:
-        frames = self._rounds()
-        if self.pace == "always" or (self.pace == "auto" and self.site.live and not self.address.endless):
-            frames = self._paced(frames)
-        for frame, pts, cut in self._thinned(frames):
+        for frame, pts, born, cut in self._thinned(self._live() if self.endless else self._paced(self._recorded())):
             if self.site.stopping:
                 return
             picture = self.upright(frame, self.site)
             self._announce(picture)
-            yield Stamped(picture, pts=pts, cut=cut)
+            yield Stamped(picture, pts=pts, born=born, cut=cut)
 
     def _announce(self, picture: Image) -> None:
-        """Correct what was said of the size where only the frames knew that they are to be turned."""
+        """Correct what was said of the size: where only the frames knew that they are to be turned, or where a stream changed it."""
         info = self.site.stream
         if info is not None and info.size != (picture.height, picture.width):
             self.site.describe(replace(info, size=(picture.height, picture.width)))
 
-    def _rounds(self) -> Iterator[tuple[Any, int, bool]]:
-        """(frame, pts, cut) of the file, once or for ever."""
+    # ---- live
+
+    def _live(self) -> Iterator[Timed]:
+        assert self.reader is not None
+        reader, self.reader = self.reader, None  # from here on it is the drain's
+        self.live = Live(
+            self.site, self.url, reader, self._connect, patience=self.read_timeout + self.open_timeout + 1, max_reconnects=self.max_reconnects
+        )
+        yield from self.live.frames()
+
+    # ---- recorded
+
+    def _recorded(self) -> Iterator[Timed]:
+        """The frames of the file, once or for ever."""
         assert self.reader is not None
         start, end = round(self.start * SECOND), None if self.end is None else round(self.end * SECOND)
-        shift, first, last, step = -start, True, -1, round(SECOND / (self.reader.fps or 25.0))
+        timeline = Timeline(round(SECOND / (self.reader.fps or 25.0)), start)
+        first = True
         while True:
-            count, cut = 0, not first
+            count = 0
             try:
                 for frame, when in self.reader.decoded(start):
                     if end is not None and when >= end:
                         break
-                    pts = when + shift
-                    if pts <= last:
-                        if last - pts > SECOND:  # the clock of the stream went back: joined recordings
-                            shift, cut = shift + last + step - pts, True
-                            pts = last + step
-                        else:
-                            continue
-                    last, count = pts, count + 1
-                    yield frame, pts, cut
-                    cut = False
+                    placed = timeline.place(when)
+                    if placed is not None:
+                        count += 1
+                        yield frame, placed[0], None, placed[1]
             except EngineError as error:
-                if not count and first:
+                if not count:
                     raise
-                self.site.event("corrupt", url=self.url, error=error.message, after_s=round(max(last, 0) / SECOND, 3))
-            self._report(count, first, end)
-            if not self.loop:
+                self.site.event("corrupt", url=self.url, error=error.message, after_s=round(timeline.last / SECOND, 3))
+            if first:
+                self._report(count, whole=end is None)
+            if not self.loop or not count:
                 return
             self.reader.close()
-            self.reader = Reader(self.address, self.reader.options)
-            shift, first = last + step - start, False
+            self.reader, first = self._connect(), False
+            timeline.restart()
 
-    def _report(self, count: int, first: bool, end: int | None) -> None:
+    def _report(self, count: int, *, whole: bool) -> None:
         """Say what was wrong with the file: an error where nothing came out of it, an event where something did."""
         reader = self.reader
         assert reader is not None
-        if not first:
-            return
         if not count:
             if self.start and reader.seconds and self.start >= reader.seconds:
                 raise MediaError(f"{self.url} ends at {reader.seconds:.2f} s, before start = {self.start:g}", fix="choose an earlier start")
@@ -141,37 +163,43 @@ class Video(Operator):
             raise MediaError(f"{self.url} holds no frame that can be decoded{damage}", fix="does it play in a video player?")
         if reader.damaged:
             self.site.event("corrupt", url=self.url, packets=reader.damaged)
-        if end is None and reader.seconds and self.address.kind == "file" and reader.seconds - reader.last_ns / SECOND > 1.0:
+        if whole and reader.seconds and self.address.kind == "file" and reader.seconds - reader.last_ns / SECOND > 1.0:
             self.site.event("corrupt", url=self.url, truncated_at_s=round(reader.last_ns / SECOND, 3), expected_s=round(reader.seconds, 3))
 
-    def _paced(self, frames: Iterator[tuple[Any, int, bool]]) -> Iterator[tuple[Any, int, bool]]:
-        """Hold each frame back until its time."""
+    def _paced(self, frames: Iterator[Timed]) -> Iterator[Timed]:
+        """Hold each frame back until its time, where a recording is to run in real time."""
+        if self.pace == "never" or (self.pace == "auto" and not self.site.live):
+            yield from frames
+            return
         zero: int | None = None
-        for frame, pts, cut in frames:
-            now = self.site.clock.now()
+        for timed in frames:
+            now, pts = self.site.clock.now(), timed[1]
             if zero is None or now - (zero + pts) > SECOND:
                 zero = now - pts  # the start, or more than a second behind: go on from here instead of rushing after
             if not self.site.sleep_until(zero + pts):
                 return
-            yield frame, pts, cut
+            yield timed
 
-    def _thinned(self, frames: Iterator[tuple[Any, int, bool]]) -> Iterator[tuple[Any, int, bool]]:
+    def _thinned(self, frames: Iterator[Timed]) -> Iterator[Timed]:
         """At most `fps` frames a second, by their times."""
         if not self.fps:
             yield from frames
             return
         step = SECOND / self.fps
         slot, owed = -1, False
-        for frame, pts, cut in frames:
+        for frame, pts, born, cut in frames:
             owed |= cut
             # The tolerance keeps a 30 fps stream whole under fps = 30 although its times are rounded.
             here = int((pts + step * 0.02) // step)
             if here > slot or owed:
                 slot = here
-                yield frame, pts, owed
+                yield frame, pts, born, owed
                 owed = False
 
     def close(self) -> None:
+        if self.live is not None:
+            self.live.close()
+            self.live = None
         if self.reader is not None:
             self.reader.close()
             self.reader = None
