@@ -48,11 +48,10 @@ _WORDS: Final = (
 
 @dataclass(slots=True)
 class Layer:
-    """One text and its values. `replaced`: paths where it took the place of something that was there before."""
+    """One text. `replaced`: paths where it took the place of something that was there before."""
 
     file: str
     text: str
-    data: dict[str, Any]
     replaced: list[KeyPath] = field(default_factory=list)
 
 
@@ -100,9 +99,11 @@ class Tree:
     over: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[Diagnostic] = field(default_factory=list)
 
-    def add(self, layer: Layer) -> None:
+    def add(self, file: str, text: str, data: dict[str, Any]) -> None:
+        """Lay the values of a text over those that are there; `data` belongs to the tree from then on."""
+        layer = Layer(file, text)
         self.layers.append(layer)
-        _merge(self.data, layer.data, (), layer.replaced)
+        _merge(self.data, data, (), layer.replaced)
 
     def put(self, path: KeyPath, value: Any, origin: str) -> str:
         """Set one value from outside the files; returns what is in the way, "" where nothing is."""
@@ -135,14 +136,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath, replace
             continue
         if key in base:
             replaced.append(here)
-        base[key] = _copy(value)
-
-
-def _copy(value: Any) -> Any:
-    """A copy of the containers, so that layers never share what a later one writes to."""
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
+        base[key] = value
 
 
 # ---------------------------------------------------------------- files
@@ -193,7 +187,6 @@ def read_text(tree: Tree, text: str, shown: str, path: Path | None, outer: tuple
     data = parse(tree, text, shown)
     if data is None:
         return
-    layer = Layer(shown, text, data)
     include = data.get("include", [])
     names = include if isinstance(include, list) else [include]
     here = (*outer, path.resolve()) if path is not None else outer
@@ -216,7 +209,7 @@ def read_text(tree: Tree, text: str, shown: str, path: Path | None, outer: tuple
             found = _text(tree, target, blank, name)
             if found is not None:
                 read_text(tree, found, label, target, here)
-    tree.add(layer)
+    tree.add(shown, text, data)
 
 
 def _text(tree: Tree, path: Path, blank: Diagnostic, name: str = "") -> str | None:

@@ -254,9 +254,8 @@ class _Reader:
                 Ref.parse(item if isinstance(item, str) else "")
             except ValueError:
                 fine = False
-                if item is not _BROKEN:
-                    where = (*path, n) if listed else path
-                    self.problem(where, "not a reference", expected='"node", "node.output" or "node.output@-1"', found=show(item))
+                where = (*path, n) if listed else path
+                self.problem(where, "not a reference", expected='"node", "node.output" or "node.output@-1"', found=show(item))
         return fine
 
     def govern(self, table: Mapping[str, Any]) -> Govern:

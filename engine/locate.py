@@ -8,6 +8,7 @@ written in several pieces (dotted keys, split tables) stands where its first pie
 from __future__ import annotations
 
 import bisect
+import json
 import re
 import tomllib
 from collections.abc import Iterable
@@ -27,8 +28,8 @@ _STRING = re.compile(
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """A path as it is written in messages: keys that are not bare are quoted."""
-    return ".".join(str(part) if isinstance(part, int) or _BARE.fullmatch(part) else '"' + part.replace('"', r"\"") + '"' for part in path)
+    """A path as it is written in messages, and in TOML: keys that are not bare are quoted."""
+    return ".".join(str(part) if isinstance(part, int) or _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in path)
 
 
 def locate(text: str) -> dict[str, int]:

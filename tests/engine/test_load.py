@@ -277,6 +277,8 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("[param]\nclip = 1\n" + node('url = "${clipp}"'), "node.a.url", 'did you mean "clip"?'),
         ("[param]\nclip = 1\n" + node('in.x = { from = "b", every = "${clip_every}" }'), "node.a.in.x.every", "no parameter 'clip_every'"),
+        (node('on_error = "a ${nope}"'), "node.a.on_error", "no parameter 'nope'"),
+        (node('in.x = ["b", "${nope}"]'), "node.a.in.x.1", "no parameter 'nope'"),
         ("[param]\nl = [1]\n" + node('url = "a ${l}"'), "node.a.url", "${l} does not fit into a text (expected text or a number"),
         ("[param]\na = '${b}'\nb = '${c} x'\nc = '${a}'\n", "param.a", "made of itself: a -> b -> c -> a"),
         ("[param]\na = '${a}'\n" + node("x = '${a}'"), "param.a", "made of itself: a -> a"),
