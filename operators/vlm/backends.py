@@ -69,6 +69,7 @@ class Transformers:
         try:
             import torch
             from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+            from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
             from transformers.utils import logging
         except ImportError as error:
             raise MissingError(f"vlm.refine needs transformers and torch: {error}", fix="pip install transformers torch") from error
@@ -79,6 +80,8 @@ class Transformers:
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(path, **options)
+            if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+                raise ValueError(f"it is a {config.model_type} model")
             self.processor = load_processor(path, config)
             self.model = AutoModelForImageTextToText.from_pretrained(
                 path, config=config, dtype=_dtype(torch, self.device), use_safetensors=True, **options

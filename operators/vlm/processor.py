@@ -23,6 +23,8 @@ def load_processor(path: Path, config: Any) -> Any:
 
 
 def _for_pictures(whole: Any) -> Any:
+    from transformers import ProcessorMixin
+
     class ForPictures(whole):  # type: ignore[misc]
         """A processor that has no video half."""
 
@@ -36,6 +38,10 @@ def _for_pictures(whole: Any) -> Any:
             given = iter(args)
             padded = [None if name == "video_processor" else next(given) for name in names]
             return super().from_args_and_dict(padded, processor_dict, **kwargs)
+
+        def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+            # Some classes ask their video half for a frame rate first, also when there is no video.
+            return ProcessorMixin.apply_chat_template(self, *args, **kwargs)
 
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)

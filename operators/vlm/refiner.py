@@ -143,7 +143,7 @@ class Refiner:
 
 def tidy(text: str) -> str:
     """`text` without what empty fields leave behind: doubled spaces and commas, and joining words with nothing to join."""
-    text = re.sub(r"\b(?:in|with|and|on|at|wearing|of|a|an|the)\s*(?=,|\.|$)", "", text)
+    text = re.sub(r"(?:\b(?:in|with|and|on|at|wearing|of|a|an|the)\b\s*)+(?=,|\.|$)", "", text)
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\s+([,.])", r"\1", text)
     return re.sub(r"(?:,\s*)+,", ",", text).strip(" ,")
