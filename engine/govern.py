@@ -31,7 +31,7 @@ SLOPES = (0.1, 8.0)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was measured over the last frames, all of them fired after the last settings took effect.
+    """What was measured over the last frames, all of them captured after the last settings took effect.
 
     `now`: monotonic ns. `frames`: how many are in it. `period_ms`: time between frames at the target rate, None without one.
     `busy_p50_ms`, `busy_p95_ms`: time the busiest lane worked on one frame, waiting left out. `age_p95_ms`: capture to output.
@@ -54,8 +54,13 @@ class Window:
 
     @property
     def load(self) -> float:
-        """Work over time allowed; above 1 the graph cannot keep up. Judged on the slow frames (p99, from p50 and p95 as if normal)."""
-        return (self.busy_p50_ms + 1.5 * max(0.0, self.busy_p95_ms - self.busy_p50_ms)) / self.period_ms if self.period_ms else 0.0
+        """Work over time allowed; above 1 the graph cannot keep up.
+
+        Judged on the slow frames: p99 from p50 and p95 as if normal, but not far above p95, because in the moment when a load jumps
+        the two percentiles belong to two different loads.
+        """
+        slow = min(self.busy_p50_ms + 1.41 * (self.busy_p95_ms - self.busy_p50_ms), 1.08 * self.busy_p95_ms)
+        return max(slow, self.busy_p50_ms) / self.period_ms if self.period_ms else 0.0
 
     @property
     def lag(self) -> float:
@@ -273,7 +278,7 @@ def _down(window: Window, state: State, rules: Rules, limits: tuple[int, ...], c
     # Load undid a climb. Stay below for a while, twice as long each time; and longer at the very settings that failed, unless load falls.
     n = state.failures + 1
     return replace(
-        after, failures=n, ceiling=sum(after.at), closed=window.now + rules.dwell_ns * 2 ** min(n, 5),
+        after, failures=n, ceiling=sum(after.at), closed=window.now + rules.dwell_ns * 2 ** min(n, 4),
         fence=state.at, fence_ms=state.before_ms, fenced=window.now + 8 * rules.dwell_ns * 2 ** min(n, 10),
     )  # fmt: skip
 
