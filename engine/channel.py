@@ -39,19 +39,24 @@ class Channel:
     """A queue between an output and a port. Producers call `put`, `put_bound`, `put_eos`; the consumer's lane calls the rest."""
 
     __slots__ = (
-        "_count", "_count_epoch", "_lock", "consumer", "drops", "edge", "entered", "evicts", "items", "packets", "peak", "producer", "session",
-        "settled", "taken",
+        "_count", "_count_epoch", "_left", "_lock", "_put", "cap", "consumer", "direct", "drops", "edge", "entered", "evicts", "items", "peak",
+        "plain", "producer", "session", "settled", "taken",
     )  # fmt: skip
 
     def __init__(self, edge: Edge, consumer: NodeRun, session: Session) -> None:
         self.edge, self.consumer, self.session = edge, consumer, session
         self.producer: NodeRun | None = None
         self.items: deque[Packet | Bound] = deque()
-        self.packets = self.peak = self.entered = self.taken = 0
+        self.cap = edge.cap
+        self.direct = False
+        self.peak = self.entered = self.taken = 0
+        self._put = self._left = 0  # packets queued and gone; each has one writer where the queue is plain, so no lock is needed
         self.settled = -1  # every frame up to this seq has been seen here, as a packet or a bound
         self.drops: Counter[str] = Counter()
         # A replayed queue loses what the recording says and nothing else; a value that is kept may be overtaken without being lost.
         self.evicts = edge.lossy and session.replay is None
+        # Nothing can be evicted or merged: the producer only appends and the consumer only takes, which deques do atomically.
+        self.plain = edge.counted and not edge.lossy and edge.every == 1 and session.replay is None
         self._count, self._count_epoch = 0, -1
         self._lock = threading.Lock()
 
@@ -61,6 +66,16 @@ class Channel:
         """Queue `packet` by this edge's policy, or drop it (or an older one) for a counted cause."""
         self.entered += 1
         edge, seq = self.edge, packet.seq
+        if self.plain:
+            if packet.frame is not None:
+                packet.frame.gate.hold(packet.frame, edge.credit)
+            for lease in packet.leases:
+                lease.retain()
+            self.items.append(packet)
+            self._put += 1
+            self.peak = max(self.peak, self._put - self._left)
+            self.consumer.wake(self.producer)
+            return
         if edge.every > 1 and not self._sampled(packet):
             self._refuse(packet, "sampled")
             return
@@ -77,7 +92,7 @@ class Channel:
             if self.packets >= edge.cap and (self.evicts or (edge.lag is None and not edge.counted and replay is None)):
                 victim = self._evict()
             self.items.append(packet)
-            self.packets += 1
+            self._put += 1
             self.peak = max(self.peak, self.packets)
         if victim is not None:
             self._lose(victim)
@@ -88,6 +103,10 @@ class Channel:
         if not self.edge.bounds and seq != EOS.seq:
             return
         marker = EOS if seq == EOS.seq else Bound(seq)
+        if self.plain:
+            self.items.append(marker)
+            self.consumer.wake(self.producer)
+            return
         with self._lock:
             if self.items and type(self.items[-1]) is Bound and self.items[-1] is not EOS:
                 self.items[-1] = marker
@@ -98,10 +117,39 @@ class Channel:
     def put_eos(self) -> None:
         self.put_bound(EOS.seq)
 
+    def hand_over(self, packet: Packet) -> bool:
+        """Whether the consumer may be called with `packet` at once, on the producer's own lane, without queueing.
+
+        True only where that is what the queue would lead to: same lane, nothing queued, nothing older ready, nothing to wait for. The
+        packet then counts as taken, and the producer's message of the frame becomes the consumer's.
+        """
+        if not self.direct or self.items or packet.frame is None:
+            return False
+        if self.consumer.lane.has_older(packet.seq) or self.consumer.blocked():
+            return False
+        self.entered += 1
+        self.settled = packet.seq
+        for lease in packet.leases:
+            lease.retain()
+        return True
+
+    def settle(self) -> None:
+        """Called when every edge is in place: find out whether packets may ever be handed over."""
+        consumer, producer = self.consumer, self.producer
+        if producer is None or producer.trigger is None or producer.lane is not consumer.lane:
+            return
+        waits = consumer.waits or consumer.plan.batch > 1 or producer.plan.batch > 1
+        self.direct = self.plain and consumer.lane.direct and not waits and producer.trigger.edge.credit == self.edge.credit
+
+    @property
+    def packets(self) -> int:
+        """How many packets wait here."""
+        return self._put - self._left
+
     @property
     def full(self) -> bool:
         """Whether a producer has to wait: only queues that lose nothing make it."""
-        return self.edge.counted and not self.edge.lossy and self.packets >= self.edge.cap
+        return self.edge.counted and not self.edge.lossy and self.packets >= self.cap
 
     def _sampled(self, packet: Packet) -> bool:
         # Counted in arrivals, not in seq: under a live clock most seqs never arrive, and a key frame would come by luck only.
@@ -114,7 +162,7 @@ class Channel:
         for i, item in enumerate(self.items):
             if type(item) is Packet:
                 del self.items[i]
-                self.packets -= 1
+                self._left += 1
                 return item
         return None
 
@@ -138,12 +186,17 @@ class Channel:
 
     def pop(self) -> Packet | Bound | None:
         """Take the head. The caller then owns a packet's message and leases, and ends them with `done` or `drop`."""
-        with self._lock:
+        if self.plain:
             if not self.items:
                 return None
             item = self.items.popleft()
-            if type(item) is Packet:
-                self.packets -= 1
+            self._left += type(item) is Packet
+        else:
+            with self._lock:
+                if not self.items:
+                    return None
+                item = self.items.popleft()
+                self._left += type(item) is Packet
         self.settled = item.seq
         producer = self.producer
         if producer is not None and producer.parked:

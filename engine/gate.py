@@ -78,7 +78,7 @@ class Gate:
                     self._admit(offer)
                 if self.finished and self.slot is None and not self.source.finished:
                     self.source.finished = True
-                    self.source.send_eos()
+                    self.source.emit.eos()
                 if self.slot is None:
                     self.emptied.notify_all()
             finally:
@@ -97,7 +97,7 @@ class Gate:
         origin = self.source.site.stream
         for output, value, leases in offer.values:
             packet = Packet(offer.seq, offer.pts, epoch, offer.born, value, version=version, frame=frame, leases=leases, origin=origin)
-            self.source.send(output, packet)
+            self.source.emit.packet(output, packet)
         for _, _, leases in offer.values:
             for lease in leases:
                 lease.release()

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Lane:
     """The runtime side of a PlanLane. `post` is the only method that other threads may call."""
 
-    def __init__(self, name: str, device: Host) -> None:
+    def __init__(self, name: str, device: Host, *, direct: bool = True) -> None:
         self.name, self.device = name, device
+        self.direct = direct  # a result may go straight into the next call; not under the inline executor, which owns time
         self.nodes: list[NodeRun] = []
         self.trace = Ring()
         self.busy: tuple[NodeRun, int, int] | None = None  # node, seq, since (ns): what the watchdog and the live view read
@@ -39,6 +40,10 @@ class Lane:
         """(seq, order) of what would run next."""
         return self._ready[0][:2] if self._ready else None
 
+    def has_older(self, seq: int) -> bool:
+        """Whether something of frame `seq`, or of an older one, is waiting to run."""
+        return bool(self._ready) and self._ready[0][0] <= seq
+
     def next(self) -> NodeRun | None:
         """Take the node that should run next."""
         if not self._ready:
@@ -48,13 +53,19 @@ class Lane:
         return node
 
     def step(self) -> bool:
-        """Run one node; False when none is ready."""
+        """Run the node that comes next, and those that its result leads to; False when none is ready."""
         node = self.next()
         if node is None:
             return False
         work = node.begin()
-        if work is not None:
-            node.finish(work)
+        while work is not None:
+            after = node.finish(work)
+            if after is None:
+                break
+            if node.trigger is not None and node.trigger.items:
+                self.look(node)
+            node, packet = after
+            work = node.take(packet)
         self.look(node)
         return True
 

@@ -96,7 +96,7 @@ class Session:
         name = self._device or (device.pick(None) if self._wants_gpu(specs) else "cpu")
         for planned in self.plan.lanes:
             where = device.Host() if planned.source or self.executor == "inline" else device.lane_device(name, planned.priority)
-            self.lanes[planned.name] = Lane(planned.name, where)
+            self.lanes[planned.name] = Lane(planned.name, where, direct=self.executor != "inline")
         for node in self.plan.nodes:
             lane, spec = self.lanes[node.lane], specs[node.name]
             site = Site(
@@ -118,10 +118,11 @@ class Session:
             if edge.role != "constant":
                 channel = Channel(edge, consumer, self)
                 channel.producer = self.nodes[edge.source]
-                channel.producer.outs[edge.output].append(channel)
-                channel.producer.all_outs.append(channel)
+                channel.producer.emit.add(edge.output, channel)
                 self.channels.append(channel)
             consumer.add_input(edge, channel)
+        for channel in self.channels:
+            channel.settle()
 
     @staticmethod
     def _wants_gpu(specs: Mapping[str, Spec]) -> bool:

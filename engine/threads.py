@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.channel import EOS
+from engine.emit import leases_of
 from engine.errors import Cancelled, EngineError, OperatorError, RunError, StallError
 from engine.gate import Offer
 from engine.lane import Lane
-from engine.node import NodeRun, _leases_of
+from engine.node import NodeRun
 from engine.packet import Packet
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def next_offer(node: NodeRun, frames: Any, seq: int) -> Offer | None:
     node.times.append(now - begun)
     node.busy_ns += now - begun
     node.lane.trace.add(begun, now, "source", node.name, seq, session.epoch)
-    values = tuple((name, value, _leases_of(value, site._leases)) for name, value in node._named(item.value) if value is not None)
+    values = tuple((name, value, leases_of(value, site._leases)) for name, value in node.emit.named(item.value) if value is not None)
     used = [lease for _, _, leases in values for lease in leases]
     for lease in used[:]:
         if used.count(lease) > 1:
@@ -253,7 +254,7 @@ def diagnose(session: Session) -> StallError:
         if head is None or head is EOS or node.finished:
             continue
         side = next((s for s in node.waits if type(head) is Packet and not s.settled(head)), None)
-        full = next((c for c in node.all_outs if c.full), None)
+        full = next((c for c in node.emit.all if c.full), None)
         if side is not None:
             waits[node.name] = side.edge.source
         elif full is not None:

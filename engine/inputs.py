@@ -1,0 +1,94 @@
+"""The input side of a call: fills in what is missing, unpacks payloads, and keeps the fed parameters up to date."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import EngineError, OperatorError
+from engine.packet import Packet
+from engine.payload import Payload, Scalar
+from engine.plan import Edge
+from engine.side import MISSING, Side
+
+if TYPE_CHECKING:
+    from engine.node import NodeRun
+
+
+class Inputs:
+    """Turns what a node has read into the arguments of its operator."""
+
+    def __init__(self, node: NodeRun) -> None:
+        self.node = node
+        self.blank: dict[str, Any] = {port.name: [] if port.many else None for port in node.spec.ports}
+
+    def complete(self, head: Packet, given: list[tuple[Side, Any]]) -> bool:
+        """Deal with inputs that are missing; False when the frame was dropped for it."""
+        for i, (side, value) in enumerate(given):
+            edge = side.edge
+            if value is not MISSING:
+                if type(value) is Packet and value.ready is not None:
+                    self.node.lane.device.wait(value.ready)
+                continue
+            port = self.node.spec.port(edge.port)
+            optional = edge.feeds == "param" or (port is not None and port.optional)
+            if edge.role == "carry" or (optional and (edge.missing == "default" or edge.role in ("latest", "hold"))):
+                given[i] = (side, None)
+            elif edge.missing == "error":
+                self.node.release(head, given, "error")
+                self.node.fail(OperatorError(self.node.name, head.seq, head.epoch, EngineError(f"input {edge.port} never came")))
+                return False
+            else:
+                self.node.release(head, given, "unpaired")
+                return False
+        return True
+
+    def arguments(self, head: Packet, given: list[tuple[Side, Any]]) -> dict[str, Any]:
+        assert self.node.trigger is not None
+        if head.ready is not None:
+            self.node.lane.device.wait(head.ready)
+        edge = self.node.trigger.edge
+        arguments = self.blank.copy()
+        if not given and edge.slot is None and self.node.spec.inplace is None:
+            arguments[edge.port] = head.payload
+            return arguments
+        lists: dict[str, list[tuple[int, Any]]] = {}
+        for e, value in [(edge, head), *((side.edge, value) for side, value in given)]:
+            payload = value.payload if type(value) is Packet else value
+            if e.feeds == "param":
+                self._feed(e, payload)
+            elif e.slot is None:
+                arguments[e.port] = payload
+            elif payload is not None:
+                lists.setdefault(e.port, []).append((e.slot, payload))
+        for name, items in lists.items():
+            arguments[name] = [payload for _, payload in sorted(items, key=lambda item: item[0])]
+        if self.node.spec.inplace is not None and not self._alone(head):
+            image = arguments[self.node.spec.inplace]
+            arguments[self.node.spec.inplace] = type(image)(image.data.copy(), *_rest(image))
+        return arguments
+
+    def _alone(self, head: Packet) -> bool:
+        """Whether the buffer of the packet in hand has no other reader, so that it may be written to."""
+        assert self.node.trigger is not None
+        return self.node.trigger.edge.port == self.node.spec.inplace and bool(head.leases) and all(lease.users == 1 for lease in head.leases)
+
+    def _feed(self, edge: Edge, payload: Any) -> None:
+        """A live parameter fed by an edge: mapped, kept within its bounds, of its type."""
+        if payload is None:
+            return
+        param = self.node.spec.param(edge.port)
+        value: Any = float(payload) if isinstance(payload, Scalar) else str(payload) if isinstance(payload, Payload) else payload
+        if isinstance(payload, Scalar) and param is not None:
+            if edge.map is not None:
+                value = edge.map[0] + value * (edge.map[1] - edge.map[0])
+            value = max(value, param.lo) if param.lo is not None else value
+            value = min(value, param.hi) if param.hi is not None else value
+            value = round(value) if isinstance(self.node.params.get(edge.port), int) else value
+        if self.node.params.get(edge.port, MISSING) != value:
+            self.node.update({edge.port: value})
+
+
+def _rest(image: Any) -> list[Any]:
+    """The fields of a payload after its data."""
+    return [getattr(image, name) for name in list(inspect.signature(type(image)).parameters)[1:]]
