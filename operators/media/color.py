@@ -142,6 +142,7 @@ class ToYuv:
 
 WHITE = 203.0  # cd/m2: what graphics white is in PQ and HLG programmes (BT.2408)
 PEAK = 1000.0  # cd/m2: the highlight that maps to full code; brighter ones clip
+KNEE = 0.5  # of graphics white: below it nothing is changed
 
 # BT.2020 to BT.709 primaries in linear light (BT.2087).
 _TO_709 = ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187))
@@ -174,15 +175,18 @@ def _to_code() -> Array:
 
 
 def tone_map(rgb16: Array, transfer: int, out: Array) -> None:
-    """PQ or HLG BT.2020 RGB (H, W, 3) uint16 into 8-bit sRGB: primaries to BT.709, then Reinhard's curve with a white point (Reinhard 2002)
-    on the largest channel, so that hues keep. Plain on purpose: no metadata, no scene analysis."""
+    """PQ or HLG BT.2020 RGB (H, W, 3) uint16 into 8-bit sRGB: primaries to BT.709, then a curve on the largest channel, so that hues keep:
+    straight up to half of graphics white, from there a shoulder of the form of Reinhard's (2002) that meets it smoothly and reaches full
+    code at PEAK. Plain on purpose: no metadata, no scene analysis."""
     import cv2
     import numpy as np
 
     light = _to_light(transfer)[rgb16 >> 4]
     light = np.maximum(cv2.transform(light, np.array(_TO_709, np.float32)), 0)
     top = light.max(axis=2, keepdims=True)
-    limit = PEAK / WHITE
-    scale = (1 + top / limit**2) / (1 + top)
+    bend = (PEAK / WHITE - KNEE) / (1 - KNEE)  # makes the slopes equal at the knee
+    above = np.maximum(top - KNEE, 0) / (PEAK / WHITE - KNEE)
+    shown = np.minimum(top, KNEE) + (1 - KNEE) * bend * above / (1 + (bend - 1) * above)
+    scale = shown / np.maximum(top, 1e-6)
     codes = np.sqrt(np.clip(light * scale, 0, 1)) * 4095
     np.take(_to_code(), codes.astype(np.uint16), out=out, mode="clip")

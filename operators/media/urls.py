@@ -77,8 +77,8 @@ def classify(url: str, *, allow_private: bool = True) -> Address:
     if url.startswith("/dev/video"):
         return Address("camera", url, url, "v4l2")
     if scheme and "://" in url:
-        near = difflib.get_close_matches(scheme, [*NETWORK, "file"], n=1)
-        hint = f'did you mean "{near[0]}://"?' if near else "there is " + ", ".join(f"{s}://" for s in NETWORK)
+        near = difflib.get_close_matches(scheme, [*NETWORK, "file"], n=2)
+        hint = "did you mean " + " or ".join(f'"{n}://"' for n in near) + "?" if near else "there is " + ", ".join(f"{s}://" for s in NETWORK)
         raise UsageError(f"a source cannot read {scheme}:// addresses: {url}", fix=hint)
     if scheme in ("concat", "subfile", "data", "pipe", "fd", "crypto", "cache", "async"):
         raise UsageError(f"the protocol {scheme}: is not allowed in a source: {url}", fix="give the file itself")

@@ -44,7 +44,7 @@ class Reader:
 
     def __init__(self, address: Address, options: ReadOptions) -> None:
         self.address, self.options = address, options
-        self.damaged = 0  # packets that could not be decoded
+        self.damaged = 0  # packets that could not be decoded, and frames that had to be patched up
         self.last_ns = -1
         self.container: InputContainer = self._open()
         try:
@@ -98,6 +98,7 @@ class Reader:
                     continue
                 self.damaged += packet.is_corrupt
                 for frame in frames:
+                    self.damaged += frame.is_corrupt
                     when = self._time(frame)
                     if when >= start_ns:
                         self.last_ns = when

@@ -159,12 +159,13 @@ class Video(Operator):
         if not count:
             if self.start and reader.seconds and self.start >= reader.seconds:
                 raise MediaError(f"{self.url} ends at {reader.seconds:.2f} s, before start = {self.start:g}", fix="choose an earlier start")
-            damage = f" ({reader.damaged} damaged packets)" if reader.damaged else ""
+            damage = f" ({reader.damaged} are damaged)" if reader.damaged else ""
             raise MediaError(f"{self.url} holds no frame that can be decoded{damage}", fix="does it play in a video player?")
-        if reader.damaged:
-            self.site.event("corrupt", url=self.url, packets=reader.damaged)
+        facts: dict[str, Any] = {"damaged": reader.damaged} if reader.damaged else {}
         if whole and reader.seconds and self.address.kind == "file" and reader.seconds - reader.last_ns / SECOND > 1.0:
-            self.site.event("corrupt", url=self.url, truncated_at_s=round(reader.last_ns / SECOND, 3), expected_s=round(reader.seconds, 3))
+            facts |= {"ends_at_s": round(reader.last_ns / SECOND, 3), "expected_s": round(reader.seconds, 3)}
+        if facts:
+            self.site.event("corrupt", url=self.url, **facts)
 
     def _paced(self, frames: Iterator[Timed]) -> Iterator[Timed]:
         """Hold each frame back until its time, where a recording is to run in real time."""
