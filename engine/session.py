@@ -58,13 +58,15 @@ class Session:
 
     `device`: "cpu", "cuda:0", …; None takes a GPU where there is one and a node could use it. `poison` fills returned buffers with a
     pattern. `costs` (inline): node to ns of virtual time per call. `replay` runs a Recording again. `govern` turns the governor off.
+    `frames`: every source ends after so many.
     """
 
     def __init__(
         self, plan: Plan, *, executor: str = "threaded", device: str | None = None, clock: Clock | None = None, poison: bool = False,
         costs: Mapping[str, int] | None = None, replay: Recording | None = None, govern: bool = True, hang_s: float = 300.0,
+        frames: int | None = None,
     ) -> None:  # fmt: skip
-        self.plan, self.executor, self.costs, self.hang_s = plan, executor, dict(costs or {}), hang_s
+        self.plan, self.executor, self.costs, self.hang_s, self.limit = plan, executor, dict(costs or {}), hang_s, frames
         self.clock: Clock = clock or (RealClock() if executor == "threaded" else StepClock())
         self.pools = Pools(poison=poison)
         self.replay = Replay(replay) if replay is not None else None

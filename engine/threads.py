@@ -223,7 +223,7 @@ def next_offer(node: NodeRun, frames: Any, seq: int) -> Offer | None:
     session, site = node.session, node.site
     begun = session.clock.now()
     node.lane.busy = None
-    item = next(frames, None)
+    item = None if seq == session.limit else next(frames, None)
     now = session.clock.now()
     if item is None:
         return None
