@@ -27,7 +27,7 @@ from typing import Any
 
 from engine.govern import Rules, State, Window, govern
 from engine.graph import Govern, KnobRule
-from engine.stats import quantile
+from engine.summary import percentile
 
 SETTLE_S = 2.0
 SAMPLES, EVERY = 32, 4  # frames in a window; frames between two looks
@@ -189,10 +189,10 @@ def play(scenario: Scenario, controller: Any, seed: int = 1, in_flight: int = 2)
                 looks += 1
             if looks >= EVERY or (looks >= 3 and len(samples) == looks):
                 looks, recent = 0, samples[-SAMPLES:]
-                busy, age = sorted(b for b, _ in recent), sorted(a for _, a in recent)
+                busy, age = [b for b, _ in recent], [a for _, a in recent]
                 window = Window(
-                    round(done * 1e9), len(recent), period * 1e3, quantile(busy, 0.5) * 1e3, quantile(busy, 0.95) * 1e3,
-                    quantile(age, 0.95) * 1e3, budget * 1e3, dropped=dropped,
+                    round(done * 1e9), len(recent), period * 1e3, percentile(busy, 50) * 1e3, percentile(busy, 95) * 1e3,
+                    percentile(age, 95) * 1e3, budget * 1e3, dropped=dropped,
                 )  # fmt: skip
                 dropped = 0
                 if controller.look(window):
@@ -253,7 +253,7 @@ def _settling(run: Run, start: float) -> float:
     end = min((b for b in run.scenario.breaks if b > start), default=run.scenario.seconds)
     rows = [(t, busy) for t, busy, _ in run.busy if start <= t < end]
     near = [(t, [busy for _, busy in rows[max(0, i - 2) : i + 3]]) for i, (t, _) in enumerate(rows)]
-    late = [t for t, busy in near if quantile(sorted(busy), 0.5) > 1]
+    late = [t for t, busy in near if percentile(busy, 50) > 1]
     return late[-1] - start if late else 0.0
 
 
