@@ -250,10 +250,8 @@ class _Compiler:
             else:
                 for value in [*(rule.range or ()), *rule.choices]:
                     self._validate(spec, {**self.params[name], key: value}, f"node.{name}", set())
-                if rule.range and rule.range[0] > rule.range[1]:
-                    self.say(path, "range goes from low to high", found=str(list(rule.range)))
                 if (rule.range is None) == (not rule.choices):
-                    self.say(path, "a knob has either a range or choices", fix="write range = [LOW, HIGH] or choices = [BEST, …]")
+                    self.say(path, "a knob has either a range or choices", fix="write range = [WORST, BEST] or choices = [BEST, …]")
                 self._follow(path, rule.follow)
 
     def _follow(self, path: str, signal: str | None) -> None:

@@ -100,7 +100,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class KnobRule:
-    """A knob the governor may move: `set` is node.param; a range (lo, hi) or a list of choices, best first.
+    """A knob the governor may move: `set` is node.param; a range (worst, best) or a list of choices, best first.
 
     `follow`: a Scalar output (`pose.stability`) that limits the knob too: at 0 the best setting is allowed, at 1 only the cheapest.
     """
