@@ -61,6 +61,8 @@ def find(name: str) -> Path:
     Raises MissingError naming every place looked at and the command that fetches the model.
     """
     looked: list[str] = []
+    if not name.strip():
+        raise MissingError("no model is named", fix="give a name of the catalogue, a Hub name such as owner/name, or a path")
     entry = lookup(name)
     if entry is None:
         direct = Path(name).expanduser()
