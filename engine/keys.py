@@ -22,7 +22,7 @@ class Key:
     """One key. `kind` names its type in the words of the messages; `lo` is a lower bound, not included where `above`."""
 
     name: str
-    kind: str  # text, whole number, number, boolean, pair, list, size, value, inputs, table
+    kind: str  # text, whole number, number, boolean, pair, list, size, table; and, looked into elsewhere: value, inputs, files, tables
     doc: str
     default: str = ""
     lo: float | None = None
@@ -37,7 +37,7 @@ class Key:
         words = {
             "text": "text in quotes", "whole number": "a whole number", "number": "a number", "boolean": "true or false",
             "pair": "two numbers, [a, b]", "list": "a list with something in it", "size": 'a size such as "6GB"', "value": "any value",
-            "inputs": "nodes by name", "table": "a table",
+            "inputs": "nodes by name", "table": "a table", "files": "a graph file, or a list of these", "tables": "a list of tables",
         }[self.kind]  # fmt: skip
         if self.lo is None:
             return words
@@ -80,36 +80,37 @@ FILE = (
     Key("govern", "table", "What the governor aims at, and the knobs that it may move."),
     Key("memory", "table", "How much memory the models may take."),
     Key("param", "table", "Values used elsewhere in the file as `${name}`; `--set param.name=value` changes them."),
-    Key("include", "value", "A graph file, or a list of these, to build on; paths are relative to this file. What stands here wins."),
+    Key("include", "files", "A graph file, or a list of these, to build on; paths are relative to this file. What stands here wins."),
 )
 GRAPH = (
     Key("name", "text", "What the graph is called in plans, reports and traces.", "the file's name"),
     Key("clock", "text", "`live`: real time, the newest frame first, late ones dropped. `offline`: nothing is lost, as fast as it goes.",
         "offline", choices=CLOCKS),
     Key("budget_ms", "number", "How old a frame may be when it leaves, in milliseconds.", "none", 0, above=True),
-    Key("in_flight", "whole number", "How many frames may be under way at once.", "chosen by the compiler", 1),
+    Key("in_flight", "whole number", "How many frames may be under way at once.", "2 live, 4 offline", 1),
     Key("seed", "whole number", "What all random numbers of the graph follow from.", "0"),
 )  # fmt: skip
 NODE = (
     Key("op", "text", "The operator, as `family.name`."),
     Key("in", "table", "What feeds the ports: `in.PORT = \"node\"` or `\"node.output\"`, a list of these, or a table (see Inputs). A live "
         "parameter may be fed by an edge in the same way."),
-    Key("lane", "text", "The thread and stream the node runs on; nodes with the same lane share one.", "the operator's, else chosen"),
+    Key("lane", "text", "The thread and stream the node runs on; nodes with the same lane share one.",
+        "the operator's own, else `main`; a source has its own, sinks share `out`"),
     Key("on_error", "text", "When the operator raises: `fail` ends the run, `skip` drops the frame, `hold` repeats the last result.",
         "fail", choices=ON_ERROR),
-    Key("max_errors", "whole number", "How many errors in a row `skip` and `hold` forgive.", "10", 1),
-    Key("trigger", "text", "The port whose packet fires the node.", "the first connected port"),
+    Key("max_errors", "whole number", "How many errors in a row `skip` and `hold` forgive before the run ends.", "10", 1),
+    Key("trigger", "text", "The port whose packet fires the node.", "the first connected one that keeps no value"),
     Key("batch", "whole number", "How many frames are gathered into one call.", "1", 1),
     Key("process", "boolean", "Run in a child process: for CPU-bound Python, and for what may hang.", "false"),
 )  # fmt: skip
 INPUT = (
     Key("from", "inputs", "`node`, `node.output`, or `node.output@-1` for the value of the last processed frame; a list where the port takes "
         "several."),
-    Key("policy", "text", "When the queue is full: `block` the sender, keep only the `latest`, or `drop-oldest`.",
-        "block offline; chosen by the compiler live", choices=POLICIES),
-    Key("cap", "whole number", "How many packets the queue holds.", "chosen by the compiler", 1),
+    Key("policy", "text", "When the queue is full: `block` the sender, keep only the `latest`, or `drop-oldest`. A side input with `latest` "
+        "reads the newest value there is. Offline nothing is dropped.", "block; live, a slow lane samples with latest", choices=POLICIES),
+    Key("cap", "whole number", "How many packets the queue holds.", "the frames in flight", 1),
     Key("every", "whole number", "Take every n-th frame only.", "1", 1),
-    Key("max_age_ms", "number", "Drop what is older than this when it is taken.", "none", 0, above=True),
+    Key("max_age_ms", "number", "Of a side input: leave out a value that is older than its frame by more than this.", "none", 0, above=True),
     Key("hold", "value", "The value before the first one comes; from then on the last one is kept. Alone, a constant."),
     Key("map", "pair", "For a number: `[a, b]` sends 0..1 to a..b in a straight line."),
     Key("missing", "text", "When the partner of a frame never comes: `skip` the frame, `reuse` the last value, take the port's `default`, or "
@@ -119,12 +120,13 @@ GOVERN = (
     Key("target_fps", "number", "Frames a second to hold.", "the source's", 0, above=True),
     Key("dwell_s", "number", "How long a setting stays before the governor climbs back, in seconds.", "2.0", 0),
     Key("enabled", "boolean", "Whether knobs are moved at all.", "true"),
-    Key("knob", "value", "`[[govern.knob]]`: the knobs, in the order in which they give way."),
+    Key("knob", "tables", "`[[govern.knob]]`: the knobs, in the order in which they give way."),
 )
 KNOB = (
     Key("set", "text", "The knob, as `node.parameter`."),
-    Key("range", "pair", "The lowest and the highest value, `[lo, hi]`.", "the parameter's own"),
+    Key("range", "pair", "The values it may take, `[worst, best]`."),
     Key("choices", "list", "The values it may take, best first; instead of a range."),
-    Key("step", "number", "How far one move goes.", "chosen by the governor", 0, above=True),
+    Key("step", "number", "How far one move goes.", "1 for whole numbers, else a tenth of the range", 0, above=True),
+    Key("follow", "text", "A Scalar output, as `node.output`, that limits the knob too: at 0 the best value, at 1 the worst.", "none"),
 )
 MEMORY = (Key("vram", "size", "What the models may take on the card.", "what the card has"),)

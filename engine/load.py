@@ -278,13 +278,13 @@ class _Reader:
         elif "set" in good and not re.fullmatch(rf"{keys.NODE_NAME.pattern}\.[A-Za-z_]\w*", good["set"]):
             self.problem((*path, "set"), "not a parameter of a node", expected='"node.parameter"', found=show(good["set"]))
             return None
-        if "range" in good and "choices" in good:
-            self.problem(path, "a knob has a range or choices, not both")
-        if "range" in good and good["range"][0] > good["range"][1]:
-            self.problem((*path, "range"), "the range is empty", expected="[lo, hi] with lo below hi", found=show(good["range"]))
+        if ("range" in table) == ("choices" in table):
+            self.problem(path, "a knob has either a range or choices", expected="range = [worst, best], or choices = [best, …]")
         if "range" in good:
             good["range"] = tuple(good["range"])
-        return KnobRule(good["set"], good.get("range"), tuple(good.get("choices", ())), good.get("step")) if "set" in good else None
+        if "set" not in good:
+            return None
+        return KnobRule(good["set"], good.get("range"), tuple(good.get("choices", ())), good.get("step"), good.get("follow"))
 
     # ---- parameters of the file
 
