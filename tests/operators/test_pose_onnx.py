@@ -141,11 +141,37 @@ def test_a_crop_holds_what_its_window_holds() -> None:
     picture = np.zeros((100, 100, 3), np.uint8)
     picture[40:60, 30:50] = (255, 128, 0)
     out = simcc.crop(picture, np.array([40, 50, 40, 40]), 80, 80)
-    colour = out[:, 40, 40] * np.array(simcc.STD) + np.array(simcc.MEAN)
+    # ImageNet's means and deviations, in RGB order, as RTMPose was trained with.
+    colour = out[:, 40, 40] * [58.395, 57.12, 57.375] + [123.675, 116.28, 103.53]
     assert np.allclose(colour, (255, 128, 0), atol=0.5)
     bright = out[0] > 0
     assert np.abs(np.argwhere(bright).mean(0) - 39.5).max() < 1.0
     assert 38**2 <= bright.sum() <= 42**2
+
+
+def test_a_joint_is_as_sure_as_its_less_sure_peak() -> None:
+    x, y = np.zeros((1, 2, 96), np.float32), np.zeros((1, 2, 128), np.float32)
+    x[0, 0, 21], y[0, 0, 50] = 0.9, 0.4
+    x[0, 1], y[0, 1] = -1, -1
+    joints = simcc.decode(x, y, 48, 64)
+    assert joints[0, 0].tolist() == pytest.approx([10.5, 25.0, 0.4])
+    assert joints[0, 1, 2] == 0
+
+
+def test_a_raw_box_is_as_sure_as_object_and_class_together() -> None:
+    raw = np.zeros((8 * 8 + 4 * 4 + 2 * 2, 7), np.float32)
+    raw[0, 4:] = 0.5, 0.6, 0.9
+    boxes, scores = simcc.decode_grid(raw, 64, 64)
+    assert scores[0] == pytest.approx(0.3)
+    assert boxes[0].tolist() == [-4, -4, 4, 4]
+    assert boxes[-1].tolist() == [32 - 16, 32 - 16, 32 + 16, 32 + 16]
+
+
+def test_an_empty_picture_holds_nobody(tmp_path: Path) -> None:
+    with Bench("pose.onnx", model=str(nets.simcc_network(tmp_path / "pose.onnx")), width=48, height=64) as bench:
+        result = bench(Image(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)))
+    assert result.pose.people.shape == (0, 18, 3)
+    assert result.stability.value == 0
 
 
 def test_suppression_keeps_the_best_of_a_heap() -> None:
