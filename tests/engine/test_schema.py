@@ -282,9 +282,9 @@ def test_words_of_a_docstring_are_found_for_their_parameter() -> None:
 
 
 def test_the_reference_names_everything() -> None:
-    text = reference_markdown(["toy.paint", "toy.sink"])
+    text = reference_markdown(["toy.source", "toy.paint", "toy.sink"])
     for word in ("`max_age_ms`", "`drop-oldest`", "`[[govern.knob]]`", "#### `toy.paint`", "| `steps` | whole number | 15 | 1 to 60 | knob |",
-                 "*lane `slow`*", "*sink*"):  # fmt: skip
+                 "*lane `slow`*", "*sink*", "| parameter | type | default | range |\n"):  # fmt: skip
         assert word in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)

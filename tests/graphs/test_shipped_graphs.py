@@ -1,0 +1,74 @@
+"""Every graph that ships: it loads, compiles, matches the editors' schema, keeps to the files' conventions, and answers quickly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from engine import layers, registry
+from engine.compile import compile
+from engine.load import load
+from engine.schema import graph_schema
+
+ROOT = Path(__file__).parents[2]
+GRAPHS = sorted((ROOT / "graphs").glob("*.toml"))
+
+every_graph = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+
+
+def test_there_are_graphs() -> None:
+    assert {path.stem for path in GRAPHS} >= {"demo", "live_2060", "live_4080", "live_turbo"}
+    assert layers.shipped_graphs().keys() == {path.stem for path in GRAPHS}
+
+
+@every_graph
+@pytest.mark.parametrize("embedded", [False, True], ids=["as written", "embedded"])
+def test_it_compiles(path: Path, embedded: bool) -> None:
+    graph = load(path)
+    plan = compile(graph, embedded=embedded)
+    assert [node.name for node in plan.nodes if node.kind == "source"]
+    assert [node.name for node in plan.nodes if node.kind == "sink"]
+    assert plan.culled == (), "a node that reaches no sink is dead weight in an example"
+    assert graph.name == path.stem == load(path.stem).name
+
+
+@every_graph
+def test_it_matches_the_schema(path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="needs the package jsonschema")
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    used = {node["op"] for node in data.get("node", {}).values() if "op" in node}
+    known = [name for name in used if registry.get(name)]
+    errors = list(jsonschema.Draft202012Validator(graph_schema(known)).iter_errors(data))
+    assert [f"{error.json_path}: {error.message}" for error in errors] == []
+
+
+@every_graph
+def test_it_says_what_it_is_for(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# "), "the first line says what the graph does"
+    assert not set(text) & {"\r", "\t", "\ufeff"}
+
+
+@every_graph
+def test_every_node_can_be_changed_from_outside(path: Path) -> None:
+    graph = load(path)
+    for node in graph.nodes:
+        changed = load(path, sets=[f"{node.name}.on_error=skip"])
+        assert next(n for n in changed.nodes if n.name == node.name).on_error == "skip"
+
+
+def test_loading_and_compiling_cost_little() -> None:
+    """In a fresh process, and without torch; the time is the process's own, so that other work on the machine does not count."""
+    code = """import sys, time
+from engine.load import load
+from engine.compile import compile
+plan = compile(load("live_2060"))
+print(time.process_time(), [name for name in ("torch", "av", "cv2", "mediapipe", "diffusers", "transformers") if name in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, _, heavy = done.stdout.strip().partition(" ")
+    assert heavy == "[]"
+    assert float(seconds) < 0.5
