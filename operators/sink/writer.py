@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import DeviceError, MediaError, UsageError
 from operators.media.codecs import ENCODERS, HARDWARE, QUIET, best_encoder, encoder_works
 from operators.media.color import ToYuv
 from operators.media.faults import explain
+from operators.sink.repair import trim_fragments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,4 +223,6 @@ class Writer:
             trouble = trouble or error
         self._drop_sound()
         if trouble is not None:
+            if self.target.container in ("mp4", "mov"):
+                trim_fragments(Path(self.target.path))
             raise explain(trouble, self.target.path, doing="finish") from trouble
