@@ -101,8 +101,14 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype) -> Any:
             loaded, info = transformers.CLIPTextModel.from_pretrained(folder, dtype=dtype, **common)
         else:
             import diffusers
+            from diffusers.utils import logging as talk
 
-            loaded, info = getattr(diffusers, kind).from_pretrained(folder, torch_dtype=dtype, **common)
+            level = talk.get_verbosity()
+            talk.set_verbosity_error()  # it warns of settings that every AutoencoderTiny has
+            try:
+                loaded, info = getattr(diffusers, kind).from_pretrained(folder, torch_dtype=dtype, **common)
+            finally:
+                talk.set_verbosity(level)
     except (ValueError, RuntimeError, OSError, TypeError, KeyError) as error:
         fix = "the files do not fit together: fetch the model again"
         raise UsageError(f"model {name}: {folder.name}: {_reason(error)}", fix=fix) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+from annotated_types import Ge, Le  # what pydantic reads bounds from, without pydantic
 from typing_extensions import TypedDict
 
 from engine.errors import RunError, UsageError
@@ -32,16 +33,16 @@ class _ControlNetModel(TypedDict):
 class ControlNet(_ControlNetModel, total=False):
     """One ControlNet: a folder or hub id, its scale, and the part of the executed steps it works in (0 to 1)."""
 
-    scale: float
-    start: float
-    end: float
+    scale: Annotated[float, Ge(0), Le(4)]
+    start: Annotated[float, Ge(0), Le(1)]
+    end: Annotated[float, Ge(0), Le(1)]
 
 
 class ReuseSteps(TypedDict):
     """Deep features are computed on every `every`-th step; `cut` layers stay shallow on the others."""
 
-    every: int
-    cut: int
+    every: Annotated[int, Ge(1)]
+    cut: Annotated[int, Ge(0)]
 
 
 class Painted(NamedTuple):

@@ -63,6 +63,17 @@ def _perturb(module: Any, scale: float = 0.2) -> None:
                 parameter.normal_(0, scale)
 
 
+def _loud(net: Any) -> None:
+    """Make a condition picture matter as much as the latent does: at random its embedding is a whisper."""
+    import torch
+
+    _perturb(net, 0.3)
+    with torch.no_grad():
+        for name, parameter in net.controlnet_cond_embedding.named_parameters():
+            if name.endswith("weight"):
+                parameter.mul_(3)
+
+
 def unet(seed: int, **changes: Any) -> Any:
     import torch
     from diffusers import UNet2DConditionModel
@@ -89,7 +100,7 @@ def build(root: Path, *, scheduler: dict[str, Any] | None = None, **unet_changes
         torch.manual_seed(10 + n)
         net = ControlNetModel.from_unet(body, conditioning_embedding_out_channels=(4, 8, 8, 8)).eval()
         torch.manual_seed(20 + n)
-        _perturb(net)
+        _loud(net)
         net.save_pretrained(root / name)
     torch.manual_seed(2)
     vae = AutoencoderKL(
@@ -138,3 +149,31 @@ def picture(seed: int, height: int = SIZE, width: int = SIZE) -> Any:
 
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     return coarse.repeat(8, axis=0).repeat(8, axis=1)
+
+
+def stream(control: int = 1, **changes: Any) -> Any:
+    """A bench of diffusion.stream on the plain set, with `control` ControlNets: small, in float32, without guidance."""
+    from engine.testing import Bench
+
+    check = checkpoints()
+    nets = [{"model": name, "scale": 1.0} for name in (check.control, check.control_b)[:control]]
+    parameters = {
+        "model": check.model, "controlnets": nets, "vae": check.taesd, "size": SIZE, "steps": 4, "strength": 0.6, "dtype": "fp32",
+        "guidance": "none", "prompt": "a dancer", "scheduler": "ddim",
+    }  # fmt: skip
+    return Bench("diffusion.stream", **{**parameters, **changes})
+
+
+def skeleton(seed: int = 0) -> list[Any]:
+    """What the control port takes: one picture."""
+    from engine.payload import Image
+
+    return [Image(picture(seed))]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two painted frames are equal to the bit."""
+    import numpy as np
+    import torch
+
+    return bool(torch.equal(a.latent.data, b.latent.data)) and np.array_equal(a.image.data, b.image.data)
