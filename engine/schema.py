@@ -159,7 +159,8 @@ def parameter_schema(spec: Spec) -> Schema:
 def term_docs(spec: Spec) -> dict[str, str]:
     """What an operator's docstring says of each port and parameter.
 
-    That is what follows `name:` at the start of a sentence, up to the next such term or the end of the paragraph, else the first sentence that speaks of the name.
+    That is what follows `name:` at the start of a sentence, up to the next such term or the end of the paragraph, else the first sentence
+    that speaks of the name.
     """
     names = [p.name for p in spec.ports] + [p.name for p in spec.params]
     one = rf"`?\b(?:{'|'.join(names)})\b`?"
@@ -190,6 +191,9 @@ def _loose(schema: Schema) -> Schema:
     schema = _without(schema, ("title",))
     if schema.get("default", 0) is None:
         del schema["default"]
+    choices = [item for item in schema.get("anyOf", ()) if item != {"type": "null"}]
+    if len(choices) == 1:  # an optional value: its own words say better what is wrong with it
+        schema = {key: value for key, value in schema.items() if key != "anyOf"} | choices[0]
     for key in ("properties", "patternProperties"):
         if key in schema:
             schema[key] = {name: _loose(item) if isinstance(item, dict) else item for name, item in schema[key].items()}

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import pytest
 
-from engine import Knob, Live, keys, layers, operator, registry
+from engine import Knob, Live, keys, layers, registry
 from engine.errors import Diagnostic, GraphError
 from engine.graph import UNSET, Graph, Input, KnobRule, Place, Ref
 from engine.load import loads, read, value_of
+from engine.operator import describe
 from engine.payload import Image
 
 LIVE = """\
@@ -366,14 +367,13 @@ def test_wrong_changes(text: str, says: str) -> None:
 @pytest.fixture
 def player(monkeypatch: pytest.MonkeyPatch) -> str:
     """An operator with parameters of several types."""
-    monkeypatch.setattr(registry, "_specs", dict(registry._specs))
 
-    @operator("test.player")
     def play(
         image: Image, *, url: str, title: str | None = None, steps: Annotated[int, Knob(1, 9)] = 4, gain: Annotated[float, Live()] = 1.0
     ) -> None:
         """Takes anything."""
 
+    monkeypatch.setitem(registry._specs, "test.player", describe(play, "test.player"))
     return "[node.p]\nop = 'test.player'\n"
 
 
