@@ -175,7 +175,7 @@ def documents(draw: Any) -> tuple[str, dict[KeyPath, int]]:
     return out.text, out.expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(documents())
 def test_generated_layouts(document: tuple[str, dict[KeyPath, int]]) -> None:
     text, expected = document

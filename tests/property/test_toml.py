@@ -90,7 +90,7 @@ def holds(make: Callable[[], Graph], text: str = "") -> Graph | None:
 # ---------------------------------------------------------------- any text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text())
 @example("\ufeff")
 @example("a = '''")
@@ -100,7 +100,7 @@ def test_any_text(text: str) -> None:
     holds(lambda: loads(text), text)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary())
 @example(b"\xff\xfe[\x00g\x00")
 @example(b"\xed\xa0\x80 = 1")
@@ -156,13 +156,13 @@ def broken(draw: Any) -> str:
     return text
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(broken())
 def test_broken_graphs(text: str) -> None:
     holds(lambda: loads(text), text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(broken())
 def test_every_path_of_what_tomllib_accepts_has_a_line_and_no_other_has(text: str) -> None:
     try:
@@ -214,7 +214,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
 }  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from([(section, key.name) for section, known in SECTIONS.items() for key in known]), VALUES)
 def test_any_value_under_any_key(where: tuple[str, str], value: Any) -> None:
     section, key = where
