@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from engine import Knob, Live, keys, layers, registry
 from engine.errors import Diagnostic, GraphError
-from engine.graph import UNSET, Graph, Input, KnobRule, Place, Ref
+from engine.graph import UNSET, Govern, Graph, Input, KnobRule, Node, Place, Ref
 from engine.load import loads, read, value_of
 from engine.operator import describe
 from engine.payload import Image
@@ -50,6 +51,7 @@ enabled    = false
 set   = "paint.steps"
 range = [10, 22]
 step  = 2
+follow = "camera.score"
 [[govern.knob]]
 set     = "paint.size"
 choices = [512, 384]
@@ -94,8 +96,22 @@ def test_every_key_arrives() -> None:
         Input("strength", (Ref("camera", "score"),), False, "latest", 4, 2, 50.5, UNSET, (1.0, 0.6), "reuse"),
     )
     assert (graph.govern.target_fps, graph.govern.dwell_s, graph.govern.enabled) == (12, 1, False)
-    assert graph.govern.knobs == (KnobRule("paint.steps", (10, 22), (), 2), KnobRule("paint.size", None, (512, 384)))
+    assert graph.govern.knobs == (KnobRule("paint.steps", (10, 22), (), 2, "camera.score"), KnobRule("paint.size", None, (512, 384)))
     assert graph.memory == {"vram": "6GB"}
+
+
+def test_every_field_of_a_graph_has_a_key_and_every_key_a_field() -> None:
+    def names(kind: type, *without: str) -> set[str]:
+        return {field.name for field in dataclasses.fields(kind)} - set(without)
+
+    def known(section: tuple[keys.Key, ...], *without: str) -> set[str]:
+        return {key.name for key in section} - set(without)
+
+    assert known(keys.GRAPH) == names(Graph, "nodes", "govern", "memory", "file", "places")
+    assert known(keys.NODE, "in") == names(Node, "name", "params", "inputs")
+    assert known(keys.INPUT, "from") == names(Input, "port", "refs", "listed")
+    assert known(keys.GOVERN, "knob") == names(Govern, "knobs")
+    assert known(keys.KNOB) == names(KnobRule)
 
 
 def test_what_is_left_out_has_the_defaults_of_graph() -> None:
