@@ -99,7 +99,7 @@ class People:
             # Lengths in torsos, so that somebody far away is smoothed like somebody near; the picture stays in fractions.
             scale = np.array([aspect / length, 1 / length])
             before, after = person.joints[:, 2], out[:, 2]
-            fresh = (before < FAINT) | (after < FAINT)
+            fresh = (person.detected[:, 2] < FAINT) | (after < FAINT)
             if person.euro.position is not None:
                 person.euro.position = person.joints[:, :2] * scale
             out[:, :2] = person.euro(joints[:, :2] * scale, dt, min_cutoff=min_cutoff, beta=beta, fresh=fresh) / scale
