@@ -72,7 +72,7 @@ def find(name: str) -> Path:
     else:
         name = entry.name
     if entry is not None and entry.kind == "shipped":
-        here = Path(__file__).resolve().parents[1] / "embedded"
+        here = Path(__file__).resolve().parents[1] / "embedded" / "weights"
         if any(here.rglob("*.safetensors")):
             return here
         looked.append(str(here))

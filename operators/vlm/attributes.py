@@ -120,7 +120,7 @@ def _phrases(text: str) -> dict[str, Attribute]:
             pending.append(word)
             joined = False
         elif word in PLACES and (last != "background" or "background" not in found):
-            found.setdefault("background", Attribute(word, frozenset(COLOURS[w] for w in pending if w in COLOURS), PLACES[word]))
+            found.setdefault("background", Attribute(" ".join([*pending, word]), frozenset(COLOURS[w] for w in pending if w in COLOURS), PLACES[word]))
             pending = []
         elif word == "and" and pending and not joined:
             joined = True
@@ -150,6 +150,8 @@ def from_table(table: dict[str, str]) -> dict[str, Attribute]:
     for name in dict.fromkeys(key.removesuffix("_colour").removesuffix("_color") for key in table):
         thing = table.get(name, "")
         colour = table.get(f"{name}_colour") or table.get(f"{name}_color") or ""
+        if thing == "plain":
+            thing = ""
         if thing not in ("none", "unknown") and (thing or colour):
             words = f"{thing} {colour}" if thing in QUALITIES else f"{colour} {thing}"
             found |= read({"place": "background"}.get(name, name), words.strip())
@@ -175,4 +177,6 @@ def same_colour(one: frozenset[str], other: frozenset[str]) -> bool:
 
 
 def _same_noun(one: str, other: str) -> bool:
+    if {NOUNS.get(one), NOUNS.get(other)} & {"background"}:
+        return True  # a wall may well stand in a studio
     return one == other or any(one in group and other in group for group in ALIKE)

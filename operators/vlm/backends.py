@@ -37,16 +37,20 @@ class Backend(Protocol):
 class Embedded:
     """The captioner that ships in the package; it answers no questions."""
 
+    ATTRIBUTES = ("hair", "top", "bottom", "hat", "place")
+
     def __init__(self) -> None:
-        try:
-            from operators import embedded
-        except ImportError as error:
-            raise MissingError(f"the embedded captioner is not in this installation: {error}", fix="reinstall the package") from error
+        from operators.models import find
+
+        find("embedded")
+        from operators import embedded
+
         self._caption, self._attributes = embedded.caption, embedded.attributes
 
     def look(self, picture: np.ndarray[Any, Any], question: str) -> Look:
         caption = str(self._caption(picture))
-        return Look(caption, {**parse(caption), **from_table(dict(self._attributes(picture)))})
+        table = {k: v for k, v in self._attributes(picture).items() if k.removesuffix("_colour") in self.ATTRIBUTES}
+        return Look(caption, {**parse(caption), **from_table(table)})
 
     def relieve(self) -> bool:
         return False

@@ -39,6 +39,8 @@ def test_a_place_is_a_background() -> None:
 def test_a_table_reads_like_a_sentence() -> None:
     table = {"hair": "long", "hair_colour": "red", "top": "coat", "top_colour": "blue", "hat": "none", "hat_colour": "black", "place": "beach"}
     said = from_table(table)
+    assert from_table({"place": "plain", "place_colour": "gray"})["background"].text == "gray background"
+    assert from_table({"place": "stage", "place_colour": "red"})["background"].text == "red stage"
     assert {name: a.text for name, a in said.items()} == {"hair": "long red hair", "top": "blue coat", "background": "beach"}
 
 
@@ -52,6 +54,9 @@ def test_a_table_reads_like_a_sentence() -> None:
         ("red coat", "red shirt", True),  # the colour is what was asked for
         ("coat", "blazer", True),
         ("coat", "shirt", False),
+        ("studio light", "a gray background", True),  # a wall may well stand in a studio
+        ("studio light", "on the beach", False),
+        ("red curtains", "a gray background", False),
     ],
 )
 def test_agreement(asked: str, seen: str, same: bool) -> None:

@@ -143,6 +143,25 @@ def test_thumbnails_see_light_not_detail() -> None:
     assert thumbnail(np.zeros((3, 5, 3), np.uint8)).shape == (16, 16)
 
 
+def test_the_embedded_captioner_keeps_a_prompt() -> None:
+    """The captioner that ships, on a figure that it should know: what it sees goes into the caption, what was asked stays."""
+    pytest.importorskip("torch").set_num_threads(1)
+    from operators.models import find
+
+    try:
+        find("embedded")
+    except MissingError as error:
+        pytest.skip(f"the embedded weights are not here: {error.message}")
+    from operators.figure.sequence import draw_scene, render
+
+    scene = draw_scene(3, steady=True, kind="person", top="shirt", top_colour="blue", hair="short", hair_colour="brown", hat="none")
+    seen = Image(render(scene, 0.5, 256).image)
+    with Bench("vlm.refine", site_embedded=True, model="Qwen/Qwen2-VL-2B-Instruct", prompt="a dancer in a red shirt", follow=0.0) as bench:
+        result = bench(seen)
+    assert "blue shirt" in result.caption.text
+    assert result.prompt.text.startswith("red shirt, a dancer")
+
+
 # ---------------------------------------------------------------- real formats
 
 
