@@ -14,6 +14,7 @@ from engine import registry, wire
 from engine.convert import plan_conversions
 from engine.errors import Diagnostic, EngineError, GraphError
 from engine.graph import UNSET, Graph, Input, Node, Ref
+from engine.keys import NODE
 from engine.operator import Output, Param, Port, Spec
 from engine.payload import Prompt, Scalar, Text, from_plain
 from engine.plan import Edge, Plan, PlanLane, PlanNode
@@ -59,15 +60,16 @@ class _Compiler:
         links = [link for link in links if link.node in kept]
         wire.assign_roles(self, order, links)
         lanes = {name: self._lane(self.nodes[name]) for name in order if name in kept}
-        in_flight = graph.in_flight or max([IN_FLIGHT[graph.clock], *(self.nodes[n].batch for n in kept)])
+        in_flight = graph.in_flight or max(IN_FLIGHT[graph.clock], 1 + sum(self.nodes[n].batch - 1 for n in kept))
         wire.assign_policies(self, order, links, lanes, in_flight)
-        self._check_nodes(kept, links, in_flight)
+        wire.check_batches(self, links, kept, in_flight)
+        self._check_nodes(kept, links)
         self.give_up_on_problems()
 
         nodes = [self._plan_node(name, lanes[name], place) for place, name in enumerate(n for n in order if n in kept)]
         edges = [link.edge(i) for i, link in enumerate(links)]
         nodes, edges = plan_conversions(nodes, edges, self.specs)
-        edges = wire.flag_bounds(nodes, edges)
+        edges = wire.flag_bounds(edges)
         self.notes += [f"{name} reaches no sink and is left out" for name in culled]
         return Plan(
             name=graph.name, clock=graph.clock, seed=graph.seed, in_flight=in_flight, nodes=tuple(nodes), edges=tuple(edges),
@@ -104,9 +106,11 @@ class _Compiler:
 
     def _param_problem(self, spec: Spec, path: str, name: str, item: dict[str, Any]) -> None:
         if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
-            fix = registry.suggest(name, [p.name for p in spec.params] + [p.name for p in spec.ports])
+            fix = registry.suggest(name, [p.name for p in spec.params] + [p.name for p in spec.ports] + [k.name for k in NODE])
             fix = f'{name!r} is a port: write in.{name} = "NODE"' if spec.port(name) else fix
             self.say(path, f"{spec.name} has no parameter {name!r}", fix=fix)
+        elif item["type"] == "extra_forbidden":
+            self.say(path, f"parameter {name!r} of {spec.name} has no key {item['loc'][-1]!r}")
         elif item["type"] == "missing":
             param = spec.param(name)
             wanted = _type_name(param.annotation) if param and len(item["loc"]) == 1 else ""
@@ -131,7 +135,8 @@ class _Compiler:
             else:
                 many = port is not None and port.many
                 for slot, ref in enumerate(given.refs):
-                    link = self._link(node, given, ref, port, param, path, slot if many else None)
+                    where = f"{path}.{slot}" if given.listed else path
+                    link = self._link(node, given, ref, port, param, where, slot if many else None)
                     links += [link] if link else []
         connected = {link.port for link in links} | {given.port for given in node.inputs}
         for port in spec.ports:
@@ -284,7 +289,7 @@ class _Compiler:
             return node.lane or f"in:{node.name}"
         return node.lane or spec.lane or ("out" if spec.sink else "main")
 
-    def _check_nodes(self, kept: set[str], links: list[Link], in_flight: int) -> None:
+    def _check_nodes(self, kept: set[str], links: list[Link]) -> None:
         lanes: dict[str, str] = {}
         for name in sorted(kept):
             node, spec, path = self.nodes[name], self.specs[name], f"node.{name}"
@@ -292,11 +297,6 @@ class _Compiler:
                 if node.lane in lanes or node.lane in {self._lane(self.nodes[o]) for o in kept if o != name}:
                     self.say(f"{path}.lane", f"a source has its lane to itself, and {node.lane!r} is taken")
                 lanes[node.lane] = name
-            if node.batch > 1 and not spec.batches:
-                self.say(f"{path}.batch", f"{spec.name} works frame by frame and takes no batch", fix="leave batch out")
-            if node.batch > in_flight:
-                self.say(f"{path}.batch", "a batch cannot be larger than the frames in flight", expected=f"<= {in_flight}",
-                         found=str(node.batch), fix=f"set graph.in_flight = {node.batch}")  # fmt: skip
             if spec.inplace is not None:
                 for link in links:
                     readers = [o for o in links if (o.source, o.output) == (link.source, link.output)]

@@ -12,6 +12,7 @@ from engine.channel import Channel
 from engine.operator import Spec
 from engine.packet import Packet
 from engine.payload import Payload, Scalar
+from engine.plan import Edge
 from engine.pool import Lease
 
 if TYPE_CHECKING:
@@ -26,19 +27,31 @@ class Emitter:
         self.outs: dict[str, list[Channel]] = {o.name: [] for o in spec.outputs}
         self.all: list[Channel] = []
         self.bounded: list[Channel] = []  # those that make the node wait when they are full
+        self.awaited = False  # whether somebody downstream waits to hear of frames that do not come
         self.keeps_last = node.plan.on_error == "hold"
-        self._only = spec.outputs[0] if len(spec.outputs) == 1 and spec.result is None else None
+        self.only = spec.outputs[0] if len(spec.outputs) == 1 and spec.result is None else None
+        followed = {rule.follow for rule in node.session.plan.govern.knobs}
+        self.signals = {o.name for o in spec.outputs if f"{node.name}.{o.name}" in followed}
         self._last_good: list[tuple[str, Payload, tuple[Lease, ...]]] = []
 
     def add(self, output: str, channel: Channel) -> None:
         self.outs[output].append(channel)
         self.all.append(channel)
+        self.awaited |= channel.edge.bounds
         if channel.edge.counted and not channel.edge.lossy:
             self.bounded.append(channel)
 
+    def simple(self, trigger: Edge | None) -> bool:
+        """Whether results may take the fast path (`engine.hop`): a sink, or one output on one plain edge that takes the message on."""
+        if not self.spec.outputs:
+            return True
+        if self.only is None or len(self.all) != 1 or self.keeps_last or self.signals or self.node.lane.device.asynchronous:
+            return False
+        return self.all[0].plain and trigger is not None and trigger.counted and self.all[0].edge.credit == trigger.credit
+
     def named(self, result: Any) -> list[tuple[str, Any]]:
         """A call's result as (output, payload or None) pairs. TypeError where it is not what the operator declares."""
-        only = self._only
+        only = self.only
         if only is not None and type(result) is only.type:
             return [(only.name, result)]
         outputs = self.spec.outputs
@@ -61,14 +74,14 @@ class Emitter:
         ready = device.record(values) if device.asynchronous else None
         if self.keeps_last:
             self.forget_last_good()
-        sent = False
+        sent, after = False, None
         for name, payload in values:
             channels = self.outs[name]
             if payload is None:
                 for channel in channels:
                     channel.put_bound(head.seq)
                 continue
-            if type(payload) is Scalar:
+            if name in self.signals and type(payload) is Scalar:
                 self.session.signals[f"{self.node.name}.{name}"] = payload.value
             leases = leases_of(payload, candidates) if candidates else ()
             packet = head.with_payload(payload, leases, ready)
@@ -76,21 +89,27 @@ class Emitter:
                 for lease in leases:
                     lease.retain()
                 self._last_good.append((name, payload, leases))
-            if len(self.all) == 1 and self.all[0].hand_over(packet):
-                return self.all[0].consumer, packet
+            if channels and len(self.all) == 1 and channels[0].hand_over(packet):
+                after = (channels[0].consumer, packet)
+                continue
             for channel in channels:
                 channel.put(packet)
                 sent = True
-        if not sent and head.frame is not None:
+        if not sent and after is None and head.frame is not None:
             head.frame.gate.blame(head.frame, "skipped")
-        return None
+        return after
 
     def again(self, head: Packet) -> bool:
         """Repeat the last good result for `head`; False when there is none."""
+        if not self._last_good:
+            return False
         for name, payload, leases in self._last_good:
             for channel in self.outs[name]:
                 channel.put(head.with_payload(payload, leases))
-        return bool(self._last_good)
+        for name in self.outs.keys() - {name for name, _, _ in self._last_good}:
+            for channel in self.outs[name]:
+                channel.put_bound(head.seq)
+        return True
 
     def forget_last_good(self) -> None:
         for _, _, leases in self._last_good:

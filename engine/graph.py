@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from engine.errors import Diagnostic, GraphError
@@ -29,6 +29,9 @@ CLOCKS = ("live", "offline")
 class _Unset:
     def __repr__(self) -> str:
         return "UNSET"
+
+    def __reduce__(self) -> str:
+        return "UNSET"  # one and the same object in every process and copy
 
 
 UNSET: Final[Any] = _Unset()
@@ -161,7 +164,12 @@ class GraphBuilder:
         self._name, self._settings, self._nodes = name, settings, {}  # type: str, dict[str, Any], dict[str, Node]
 
     def node(self, name: str, op: str, /, **given: Any) -> str:
-        """Add a node; returns its name. A value is an input when the operator has a port of that name, or when it is an `Input`."""
+        """Add a node; returns its name.
+
+        A value is an input where the operator has a port of that name, or where it is an `Input`. Where port and parameter share a name,
+        text is an input only if it names a node added before. None leaves a port unconnected. Raises GraphError, and UsageError for unknown
+        operators.
+        """
         from engine import registry
 
         spec = registry.find(op)
@@ -170,9 +178,14 @@ class GraphBuilder:
         keys = {key: given.pop(key) for key in _NODE_KEYS if key in given}
         inputs, params = [], {}
         for key, value in given.items():
-            if isinstance(value, Input) or (spec.port(key) is not None and value is not None):
-                inputs.append(as_input(key, value))
-            else:
+            port, param = spec.port(key), spec.param(key)
+            plain = isinstance(value, str) and param is not None and value.partition(".")[0].partition("@")[0] not in self._nodes
+            if isinstance(value, Input) or (port is not None and value is not None and not plain):
+                try:
+                    inputs.append(as_input(key, value))
+                except ValueError as error:
+                    raise GraphError([Diagnostic(str(error), path=f"node.{name}.in.{key}")]) from None
+            elif port is None or param is not None:
                 params[key] = value
         self._nodes[name] = Node(name, op, params, tuple(inputs), **keys)
         return name
@@ -187,12 +200,18 @@ def as_input(port: str, value: Any) -> Input:
         return value
     if isinstance(value, str):
         return Input(port, (Ref.parse(value),))
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
         return Input(port, tuple(Ref.parse(v) for v in value), listed=True)
-    if isinstance(value, Mapping):
-        table = dict(value)
-        source = table.pop("from", None)
-        refs = as_input(port, source) if source is not None else Input(port, ())
-        bounds = table.pop("map", None)
-        return Input(port, refs.refs, refs.listed, map=tuple(bounds) if bounds is not None else None, **table)
-    raise ValueError(f"expected a node, a list of nodes or a table, found {type(value).__name__}")
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a node, a list of nodes or a table, found {value!r}")
+    table = dict(value)
+    source, bounds = table.pop("from", None), table.pop("map", None)
+    if isinstance(source, Mapping):
+        raise ValueError(f"from names nodes, it is no table: {source!r}")
+    unknown = set(table) - {f.name for f in fields(Input)} | table.keys() & {"port", "refs", "listed"}
+    if unknown:
+        raise ValueError(f"an input has no key {', '.join(sorted(unknown))}")
+    if bounds is not None and not (isinstance(bounds, (list, tuple)) and len(bounds) == 2):
+        raise ValueError(f"map takes two numbers, [a, b], found {bounds!r}")
+    refs = as_input(port, source) if source is not None else Input(port, ())
+    return Input(port, refs.refs, refs.listed, map=None if bounds is None else (bounds[0], bounds[1]), **table)

@@ -57,15 +57,12 @@ class Lane:
         node = self.next()
         if node is None:
             return False
-        work = node.begin()
-        while work is not None:
-            after = node.finish(work)
-            if after is None:
-                break
+        after = node.step()
+        while after is not None:
             if node.trigger is not None and node.trigger.items:
                 self.look(node)
             node, packet = after
-            work = node.take(packet)
+            after = node.step_on(packet)
         self.look(node)
         return True
 

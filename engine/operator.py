@@ -370,7 +370,8 @@ def _port(op: str, arg: inspect.Parameter, hint: Any) -> Port:
 
 
 def _param(arg: inspect.Parameter, hint: Any) -> Param:
-    live, bounds = _markers(hint, Live), _markers(hint, Range)
+    inner, _ = _optional(hint)  # `Annotated[float, Range(0)] | None` has its marker inside
+    live, bounds = _markers(hint, Live) or _markers(inner, Live), _markers(hint, Range) or _markers(inner, Range)
     mark = live or bounds
     return Param(
         arg.name, hint, arg.default, live is not None, isinstance(live, Knob), mark.lo if mark else None, mark.hi if mark else None

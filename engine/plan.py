@@ -92,7 +92,7 @@ class PlanLane:
     source: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Everything a session needs to run, and nothing that it decides while running."""
 
@@ -123,7 +123,7 @@ class Plan:
         plain = asdict(replace(self, file=""))
         plain.pop("file")
         for edge in plain["edges"]:
-            if edge["hold"] is UNSET or isinstance(edge["hold"], type(UNSET)):
+            if edge["hold"] is UNSET:
                 edge["hold"] = None
         return json.loads(json.dumps(plain, default=_plain, sort_keys=True))  # type: ignore[no-any-return]
 
@@ -132,6 +132,12 @@ class Plan:
         """SHA-256 of the canonical JSON, hexadecimal."""
         text: str = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.hash == other.hash
 
     def __str__(self) -> str:
         from engine.show import plan_text

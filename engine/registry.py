@@ -75,7 +75,11 @@ def all_names() -> list[str]:
 
 def suggest(word: str, among: list[str]) -> str:
     """`did you mean "…"?` for the nearest known words, or the list of what there is when nothing is near."""
-    near = difflib.get_close_matches(word, among, n=2, cutoff=0.6)
+    plain = {known.lower().replace("-", "_"): known for known in among}
+    wanted = word.lower().replace("-", "_")
+    near = [plain[found] for found in difflib.get_close_matches(wanted, plain, n=2, cutoff=0.6)]
+    if not near and len(wanted) > 2:
+        near = [known for low, known in plain.items() if wanted in low or (len(low) > 2 and low in wanted)][:2]
     if near:
         return "did you mean " + " or ".join(f'"{w}"' for w in near) + "?"
     return "there is " + ", ".join(among) if 0 < len(among) <= 12 else ""
