@@ -256,10 +256,13 @@ def _overloaded(window: Window, rules: Rules) -> bool:
 
 
 def _down(window: Window, state: State, rules: Rules, limits: tuple[int, ...], causes: list[str]) -> State:
-    """Take knobs down in their order until the model says that the load fits; at least one notch."""
-    need = math.log(window.load / rules.aim) if window.load > 1 else 0.0
+    """Take knobs down in their order until the model says that the load fits, at least one notch; or take the last climb back."""
+    undo = state.climbed and state.trial is not None  # just climbed: one notch down is known to have been enough
+    need = math.log(window.load / rules.aim) if window.load > 1 and not undo else 0.0
     held = [max(a, b) for a, b in zip(state.at, limits, strict=True)]
     at, moved = list(held), False
+    if undo and state.trial is not None:
+        at[state.trial.knob], moved = min(held[state.trial.knob] + 1, rules.scales[state.trial.knob].floor), True
     for k, scale in enumerate(rules.scales):
         while at[k] < scale.floor and (need > 0 or not moved):
             need -= state.slopes[k] * (scale.costs[at[k]] - scale.costs[at[k] + 1])

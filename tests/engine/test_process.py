@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,10 @@ def test_bigger_and_smaller_pictures_follow_each_other() -> None:
         for size in (10, 300, 1200, 20, 700):
             image = picture(size, size + 1)
             np.testing.assert_array_equal(held.operator(image, Latent(np.zeros(1))).image.data, image.data)
+        names = held.operator._out.name, held.operator._in.name
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(name)
 
 
 def test_a_function_takes_its_parameters_and_site() -> None:
