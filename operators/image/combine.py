@@ -72,24 +72,41 @@ def text(
 ) -> Annotated[Image, HOST_RGB]:  # fmt: skip
     """A line of `text` in a corner of `image`: white with a dark edge, `height` of a letter as a fraction of the picture's.
 
-    Writes into `image`. Letters are the Hershey strokes of OpenCV: ASCII only, others become "?".
+    Writes into `image`. The font is OpenCV's own; line breaks become spaces.
     """
     import cv2
+    import numpy as np
 
-    if not text:
+    words = " ".join(text.split())
+    if not words:
         return image
     target = image.data if image.data.flags.writeable else _copy(image.data, site)
-    plain = text.encode("ascii", "replace").decode()
-    tall, margin = height * image.height, max(2, round(height * image.height * 0.6))
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    thick = max(1, round(tall / 11))
-    scale = cv2.getFontScaleFromHeight(font, max(1, round(tall)), thick)
-    (w, h), _ = cv2.getTextSize(plain, font, scale, thick)
-    x = margin if corner.endswith("left") else image.width - margin - w
-    y = margin + h if corner.startswith("top") else image.height - margin
-    cv2.putText(target, plain, (x, y), font, scale, (16, 16, 16), thick * 3, cv2.LINE_AA)
-    cv2.putText(target, plain, (x, y), font, scale, (255, 255, 255), thick, cv2.LINE_AA)
+    tall = max(6, round(height * image.height))
+    edge, margin, font = max(1, tall // 12), max(2, tall // 2), cv2.FONT_HERSHEY_SIMPLEX
+    scale, thick = tall / 22, max(1, round(tall / 11))  # at scale 1 a capital is 22 pixels tall
+    (w, h), below = cv2.getTextSize(words, font, scale, thick)
+    letters = np.zeros((h + below + 2 * edge, w + 2 * edge), np.uint8)
+    cv2.putText(letters, words, (edge, h + edge), font, scale, 255, thick, cv2.LINE_AA)
+    x = margin - edge if corner.endswith("left") else image.width - margin - w - edge
+    y = margin - edge if corner.startswith("top") else image.height - margin - h - below - edge
+    _stamp(target, letters, edge, x, y)
     return Image(target)
+
+
+def _stamp(target: Array, letters: Array, edge: int, x: int, y: int) -> None:
+    """White `letters` (coverage, 0..255) with a dark edge around them, onto `target` at (x, y), cut at its borders."""
+    import cv2
+    import numpy as np
+
+    dark = cv2.dilate(letters, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * edge + 1, 2 * edge + 1)))
+    left, top = max(0, -x), max(0, -y)
+    right, bottom = min(letters.shape[1], target.shape[1] - x), min(letters.shape[0], target.shape[0] - y)
+    if right <= left or bottom <= top:
+        return
+    area = target[y + top : y + bottom, x + left : x + right]
+    cover = letters[top:bottom, left:right, None].astype(np.uint16)
+    shade = dark[top:bottom, left:right, None].astype(np.uint16)
+    area[:] = np.maximum(area * (255 - shade) // 255, 0) + (255 - area * (255 - shade) // 255) * cover // 255
 
 
 def _sized(picture: Array, like: Array) -> Array:

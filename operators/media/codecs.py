@@ -12,7 +12,7 @@ from fractions import Fraction
 
 HARDWARE = ("nvenc", "qsv", "amf")
 ENCODERS: dict[str, tuple[str, ...]] = {
-    "h264": ("h264_nvenc", "h264_qsv", "h264_amf", "libx264", "libopenh264", "mpeg4"),
+    "h264": ("h264_nvenc", "h264_qsv", "h264_amf", "libx264", "libopenh264"),
     "hevc": ("hevc_nvenc", "hevc_qsv", "hevc_amf", "libx265"),
     "av1": ("av1_nvenc", "av1_qsv", "av1_amf", "libsvtav1", "libaom-av1"),
     "vp9": ("libvpx-vp9",),

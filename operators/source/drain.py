@@ -36,6 +36,12 @@ class Drain:
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self._thread.start()
 
+    @property
+    def dry(self) -> bool:
+        """Whether the connection has ended and all that came through it was taken."""
+        with self._changed:
+            return self.finished and not self._frames
+
     def take(self, seconds: float) -> tuple[av.VideoFrame, int, int] | None:
         """The next (frame, ns on its clock, capture time), waited for `seconds` at most; None where none came."""
         with self._changed:

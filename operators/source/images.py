@@ -117,7 +117,7 @@ def find_pictures(url: str) -> list[Path]:
         if not found:
             raise MissingError(f"no file fits the pattern {url}", fix=nearest_name(where))
     elif glob.has_magic(url):
-        found = [p for p in map(Path, glob.glob(str(where), recursive=True)) if p.suffix.lower() in IMAGE_SUFFIXES]
+        found = [p for p in map(Path, glob.glob(str(where), recursive=True)) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
         if not found:
             raise MissingError(f"no picture fits {url}", fix="" if where.parent.is_dir() else f"the folder {where.parent} does not exist")
     elif where.is_file():

@@ -53,9 +53,10 @@ class Live:
                     yield frame, placed[0], now, placed[1]
                 continue
             idle += TICK
-            if not self.drain.finished and idle < self.patience:
+            dry = self.drain.dry
+            if not dry and idle < self.patience:
                 continue
-            why = self.drain.error.message if self.drain.error else "it ended" if self.drain.finished else f"no frame for {idle:.0f} s"
+            why = self.drain.error.message if self.drain.error else "it ended" if dry else f"no frame for {idle:.0f} s"
             self._leave()
             failures += 1
             if failures > self.max_reconnects:

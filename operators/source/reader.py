@@ -6,6 +6,7 @@ start. It reconnects nothing, paces nothing and converts no pixel.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,24 +90,36 @@ class Reader:
 
         if start_ns > 0:
             self._seek(start_ns)
+        trouble: Exception | None = None
+        packets = self.container.demux(self.stream)
+        while trouble is None:
+            try:
+                packet = next(packets, None)
+            except (av.error.FFmpegError, OSError) as error:
+                trouble, packet = error, None
+            for frame in self._decode(packet):
+                when = self._time(frame)
+                if when >= start_ns:
+                    self.last_ns = when
+                    yield frame, when
+            if packet is None:
+                break
+        if trouble is not None and not isinstance(trouble, av.error.EOFError):
+            raise explain(trouble, self.address.url, doing="read", device=self.address.kind in ("camera", "screen")) from trouble
+
+    def _decode(self, packet: Any) -> list[av.VideoFrame]:
+        """The frames of a packet; at the end (None) those that the decoder still holds. What is damaged is counted."""
+        import av
+
         try:
-            for packet in self.container.demux(self.stream):
-                try:
-                    frames = packet.decode()
-                except (av.error.InvalidDataError, av.error.PatchWelcomeError, av.error.UndefinedError, av.error.ExternalError):
-                    self.damaged += 1
-                    continue
-                self.damaged += packet.is_corrupt
-                for frame in frames:
-                    self.damaged += frame.is_corrupt
-                    when = self._time(frame)
-                    if when >= start_ns:
-                        self.last_ns = when
-                        yield frame, when
+            frames = packet.decode() if packet is not None else self.stream.codec_context.decode(None)
         except av.error.EOFError:
-            return
-        except (av.error.FFmpegError, OSError) as error:
-            raise explain(error, self.address.url, doing="read", device=self.address.kind in ("camera", "screen")) from error
+            return []  # emptied before
+        except (av.error.FFmpegError, ValueError):
+            self.damaged += 1
+            return []
+        self.damaged += (packet is not None and packet.is_corrupt) + sum(frame.is_corrupt for frame in frames)
+        return frames
 
     def close(self) -> None:
         self.container.close()
@@ -153,12 +166,15 @@ class Reader:
             table |= LOW_DELAY
         # What the caller adds comes before the limits, which it cannot lift.
         table |= dict(options.extra) | address.options | {"max_pixels": str(options.max_pixels)}
+        began = time.monotonic()
         try:
             return av.open(
                 address.target, format=address.format, options=table, timeout=(options.open_timeout, options.read_timeout),
                 hwaccel=hardware(options.hwaccel), metadata_errors="replace",
             )  # fmt: skip
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except (av.error.FFmpegError, OSError, ValueError):
+            if address.kind == "network" and time.monotonic() - began >= options.open_timeout:
+                error = TimeoutError("no answer")  # FFmpeg reports an interrupted handshake in many ways
             raise explain(error, address.url, device=address.kind in ("camera", "screen")) from error
 
     def _pick(self) -> Any:

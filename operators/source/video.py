@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from engine.errors import EngineError, MediaError, UsageError
+from engine.errors import EngineError, MediaError, UsageError, scrub
 from engine.operator import HOST_RGB, Operator, Range, Stamped, StreamInfo, operator
 from engine.payload import Image
 from engine.site import Site
@@ -64,6 +64,7 @@ class Video(Operator):
     def open(self, site: Site) -> None:
         super().open(site)
         self.address: Address = classify(self.url, allow_private=self.allow_private)
+        self.named = self.url if self.address.kind == "file" else scrub(self.url)  # for all that people and logs get to see
         if self.end is not None and self.end <= self.start:
             raise UsageError(f"end = {self.end:g} is not after start = {self.start:g}")
         self.upright = Upright(parse_size(self.size), self.fit)
@@ -94,7 +95,7 @@ class Video(Operator):
         plain = self.address.kind == "file" and not self.loop
         width, height = self.upright.expected(reader.stream)
         return StreamInfo(
-            url=with_span(self.url, self.start, self.end) if plain else self.url, fps=fps, frames=frames, size=(height, width),
+            url=with_span(self.url, self.start, self.end) if plain else self.named, fps=fps, frames=frames, size=(height, width),
             audio=plain and reader.audio,
         )  # fmt: skip
 
@@ -118,7 +119,7 @@ class Video(Operator):
         assert self.reader is not None
         reader, self.reader = self.reader, None  # from here on it is the drain's
         self.live = Live(
-            self.site, self.url, reader, self._connect, patience=self.read_timeout + self.open_timeout + 1, max_reconnects=self.max_reconnects
+            self.site, self.named, reader, self._connect, patience=self.read_timeout + self.open_timeout + 1, max_reconnects=self.max_reconnects
         )
         yield from self.live.frames()
 
@@ -143,7 +144,7 @@ class Video(Operator):
             except EngineError as error:
                 if not count:
                     raise
-                self.site.event("corrupt", url=self.url, error=error.message, after_s=round(timeline.last / SECOND, 3))
+                self.site.event("corrupt", url=self.named, error=error.message, after_s=round(timeline.last / SECOND, 3))
             if first:
                 self._report(count, whole=end is None)
             if not self.loop or not count:
@@ -165,7 +166,7 @@ class Video(Operator):
         if whole and reader.seconds and self.address.kind == "file" and reader.seconds - reader.last_ns / SECOND > 1.0:
             facts |= {"ends_at_s": round(reader.last_ns / SECOND, 3), "expected_s": round(reader.seconds, 3)}
         if facts:
-            self.site.event("corrupt", url=self.url, **facts)
+            self.site.event("corrupt", url=self.named, **facts)
 
     def _paced(self, frames: Iterator[Timed]) -> Iterator[Timed]:
         """Hold each frame back until its time, where a recording is to run in real time."""
