@@ -298,7 +298,7 @@ def walk(given: list[tuple[float, dict[str, Any]]]) -> list[tuple[Window, State,
     return steps
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(looks)
 def test_settings_stay_within_their_levels_and_the_state_agrees(given: list[tuple[float, dict[str, Any]]]) -> None:
     levels = {s.set: s.levels for s in ALL.scales}
@@ -315,7 +315,7 @@ def test_settings_stay_within_their_levels_and_the_state_agrees(given: list[tupl
         assert bool(decision.settings) <= bool(decision.causes), "a change without a cause"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(looks)
 def test_the_way_up_is_one_notch_and_never_before_the_dwell_has_passed(given: list[tuple[float, dict[str, Any]]]) -> None:
     last = None
@@ -328,7 +328,7 @@ def test_the_way_up_is_one_notch_and_never_before_the_dwell_has_passed(given: li
             last = seen.now
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(looks, BUSY, st.floats(1.0, 3.0))
 def test_more_load_never_gives_a_better_setting(given: list[tuple[float, dict[str, Any]]], busy: float, more: float) -> None:
     steps = walk(given)
@@ -339,14 +339,14 @@ def test_more_load_never_gives_a_better_setting(given: list[tuple[float, dict[st
     assert all(h >= x for x, h in zip(lighter, heavier, strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(looks)
 def test_the_same_inputs_give_the_same_decision(given: list[tuple[float, dict[str, Any]]]) -> None:
     for seen, state, decision in walk(given):
         assert govern(seen, state, ALL) == decision
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     base=st.floats(0, 20), steps=st.floats(0.2, 6), power=st.floats(0.3, 3), area=st.floats(0.3, 4), cliff=st.floats(1, 3),
     where=st.integers(10, 22), start=st.integers(10, 22),
