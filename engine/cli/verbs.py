@@ -1,0 +1,194 @@
+"""The verbs and their options, as typer reads them. What a verb does lives in a module of its own, imported when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    name="engine", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Afterimage: frame graphs for live diffusion. A graph is a TOML file; [bold]engine run GRAPH[/bold] runs it.",
+    epilog="Exit codes: 0 done, 2 graph or usage, 3 missing model or part, 4 device, 5 failed at run time, 130 interrupted (files closed).",
+)  # fmt: skip
+models = typer.Typer(no_args_is_help=True, help="List, fetch, check and train models.")
+app.add_typer(models, name="models")
+
+GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A graph file, or the name of one that ships with the engine.")]
+Graphs = Annotated[list[str], typer.Argument(metavar="GRAPH...", help="Graph files, or names of graphs that ship with the engine.")]
+Changes = Annotated[list[str] | None, typer.Argument(metavar="[NODE.PARAM=VALUE]...", help="The same as --set.", show_default=False)]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="NODE.PARAM=VALUE", help="Change a value of the graph; may be repeated.", show_default=False),
+]
+Params = Annotated[
+    list[str] | None,
+    typer.Option("--param", "-p", metavar="NAME=VALUE", help="Set a value of the graph's \\[param]; may be repeated.", show_default=False),
+]
+Embedded = Annotated[bool, typer.Option("--embedded", help="Use the small models that ship with the engine in place of all others.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+@app.callback()
+def everywhere(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False) -> None:
+    """Holds the option that `main` has taken out already, so that help shows it."""
+
+
+@app.command()
+def run(
+    graph: GraphName,
+    changes: Changes = None,
+    sets: Sets = None,
+    params: Params = None,
+    embedded: Embedded = False,
+    clock: Annotated[Literal["live", "offline"] | None, typer.Option(help="Real time with late frames dropped, or no frame lost.")] = None,
+    seed: Annotated[int | None, typer.Option(help="What all random numbers follow from.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames have come in.")] = None,
+    duration: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Stop after so many seconds.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one.")] = None,
+    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a trace that ui.perfetto.dev opens.")] = None,
+    log: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every event as a line of JSON.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live view and no progress.")] = False,
+    inline: Annotated[bool, typer.Option("--inline", help="One thread on a step clock: slow, and the same every time.")] = False,
+    poison: Annotated[bool, typer.Option("--poison", help="Fill returned buffers with a pattern, to find who keeps them.")] = False,
+    govern: Annotated[bool, typer.Option("--govern/--no-govern", help="Let the governor move the knobs.")] = True,
+) -> None:
+    """Run a graph. Ctrl-C finishes the frames under way, a second one gives them up; files are closed either way."""
+    from engine.cli import run as verb
+
+    sets = [*(sets or ()), *(changes or ())]
+    sets += [f"graph.clock={clock}"] if clock else []
+    sets += [f"graph.seed={seed}"] if seed is not None else []
+    options = verb.Options(
+        graph=graph, sets=tuple(sets), params=tuple(params or ()), embedded=embedded, frames=frames, duration=duration, device=device,
+        inline=inline, trace=trace, log=log, json=json, quiet=quiet, poison=poison, govern=govern,
+    )  # fmt: skip
+    raise typer.Exit(verb.run(options))
+
+
+@app.command()
+def check(graphs: Graphs, sets: Sets = None, params: Params = None, embedded: Embedded = False) -> None:
+    """Compile graphs and print every problem, each with its line and what would fix it."""
+    from engine.cli import inspect
+
+    raise typer.Exit(inspect.check(graphs, sets or (), params or (), embedded=embedded))
+
+
+@app.command()
+def plan(
+    graph: GraphName,
+    changes: Changes = None,
+    sets: Sets = None,
+    params: Params = None,
+    embedded: Embedded = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart.")] = False,
+    dot: Annotated[bool, typer.Option("--dot", help="In Graphviz' language.")] = False,
+    json: Json = False,
+) -> None:
+    """Print what would run where, in what order, and how every edge behaves."""
+    from engine.cli import inspect
+
+    how = "mermaid" if mermaid else "dot" if dot else "json" if json else "text"
+    inspect.plan(graph, [*(sets or ()), *(changes or ())], params or (), embedded=embedded, how=how)
+
+
+@app.command()
+def ops(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="An operator, or a family.")] = None,
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The whole reference, as Markdown.")] = False,
+) -> None:
+    """List the operators, or show one: ports, outputs, parameters, ranges, what it does."""
+    from engine.cli import operators
+
+    operators.ops(name, how="markdown" if markdown else "json" if json else "text")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of graph files, for editors."""
+    from engine.cli import operators
+
+    operators.schema()
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Look over this machine: packages, processor, GPU, encoders, models, disk; say what is wrong and what to do."""
+    from engine.cli import doctor as verb
+
+    verb.doctor(json=json)
+
+
+@app.command()
+def devices(json: Json = False) -> None:
+    """List cameras, graphics cards, and the encoders that really open here."""
+    from engine.cli import doctor as verb
+
+    verb.devices(json=json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def bench(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The measurement to run; none lists them.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[OPTION]...", help="Handed on to it.")] = None,
+) -> None:
+    """Run a measurement of bench/, from a checkout of the project."""
+    from engine.cli import bench as verb
+
+    raise typer.Exit(verb.bench(name, arguments or []))
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What it is called; a path is a path.")],
+    operator: Annotated[bool, typer.Option("--operator", help="A package with an operator and a test, in place of a graph.")] = False,
+) -> None:
+    """Write a starter graph NAME.toml, or a starter operator package with a test. Both run as they are."""
+    from engine.cli import new as verb
+
+    verb.new(name, operator=operator)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import engine
+
+    typer.echo(f"engine {engine.__version__}")
+
+
+@models.command("list")
+def models_list(json: Json = False) -> None:
+    """What there is, what lies on this machine, and where."""
+    from engine.cli import models as verb
+
+    verb.list_all(json=json)
+
+
+@models.command("pull")
+def models_pull(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="A model of the list, or owner/name of the Hub.")]) -> None:
+    """Fetch a model and check it against its hash. Nothing else ever fetches one."""
+    from engine.cli import models as verb
+
+    verb.pull(names)
+
+
+@models.command("verify")
+def models_verify(names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="By default all that are here.")] = None) -> None:
+    """Read models whole and compare them with their hashes."""
+    from engine.cli import models as verb
+
+    raise typer.Exit(verb.verify(names or []))
+
+
+@models.command("train", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def models_train(context: typer.Context) -> None:
+    """Train the embedded model from nothing; all options are the trainer's (--help shows them)."""
+    from engine.cli import models as verb
+
+    arguments: list[Any] = context.args
+    raise typer.Exit(verb.train(arguments))
