@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.govern import Rules, Scale
+from engine.knobs import Rules, Scale
 from engine.operator import Operator
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory", "alloc_failed")
