@@ -172,10 +172,11 @@ class Reader:
                 address.target, format=address.format, options=table, timeout=(options.open_timeout, options.read_timeout),
                 hwaccel=hardware(options.hwaccel), metadata_errors="replace",
             )  # fmt: skip
-        except (av.error.FFmpegError, OSError, ValueError):
-            if address.kind == "network" and time.monotonic() - began >= options.open_timeout:
-                error = TimeoutError("no answer")  # FFmpeg reports an interrupted handshake in many ways
-            raise explain(error, address.url, device=address.kind in ("camera", "screen")) from error
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            silent = address.kind == "network" and time.monotonic() - began >= options.open_timeout
+            # FFmpeg reports an interrupted handshake in many ways.
+            said = TimeoutError("no answer") if silent else error
+            raise explain(said, address.url, device=address.kind in ("camera", "screen")) from error
 
     def _pick(self) -> Any:
         videos = [s for s in self.container.streams.video if not s.disposition & 0x400]  # 0x400: a cover picture
