@@ -8,15 +8,15 @@ model has a second way where that cannot be reached. Hub models come as safetens
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from engine.errors import MediaError, MissingError, UsageError
+from engine.errors import EngineError, MediaError, MissingError, UsageError
 from operators.models import store
 from operators.models.catalogue import PICKLES, SAFE_PATTERNS, Model, is_hub_name, lookup, names
 
@@ -63,42 +63,52 @@ def _pull_file(model: Model, tell: Progress) -> Path:
         raise MissingError(f"{target.parent} cannot be made: {error.strerror}", fix=fix) from None
     part = target.with_name(target.name + ".part")
     try:
-        _download(model, part, tell)
-    except (OSError, urllib.error.URLError) as error:
+        reply = _request(model, part)
+    except OSError as error:  # urllib's own errors are among these
         if not model.alike:
             why = getattr(error, "reason", None) or error
-            raise MissingError(
-                f"{model.source} cannot be reached: {why}", fix=f"fetch it on another machine and put it at {target}"
-            ) from error
+            raise MissingError(f"{model.source} cannot be reached: {why}", fix=f"fetch it on another machine and put it at {target}") from error
         _assemble(model, target, tell)
         return target
+    with reply:
+        _receive(reply, model, part, tell)
     os.replace(part, target)
     return target
 
 
-def _download(model: Model, part: Path, tell: Progress) -> None:
-    """Bring `model` to `part`, going on where an earlier pull stopped; the hash is checked before this returns."""
+def _request(model: Model, part: Path) -> Any:
+    """Ask for `model`, or for the rest of it where an earlier pull left `part`."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(model.source, headers={"User-Agent": "afterimage-engine"})
     if 0 < have < model.size:
         request.add_header("Range", f"bytes={have}-")
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
-        resumed = reply.status == 206
-        done = have if resumed else 0
-        with part.open("ab" if resumed else "wb") as file:
-            tell(model.name, done, model.size)
-            while chunk := reply.read(CHUNK):
-                done += len(chunk)
-                if done > model.size:
-                    break
+    return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+
+
+def _receive(reply: Any, model: Model, part: Path, tell: Progress) -> None:
+    """Write what comes to `part`; returns once it is whole and its hash is right. What is only cut short is kept for the next pull."""
+    resumed = reply.status == 206
+    done = part.stat().st_size if resumed else 0
+    with part.open("ab" if resumed else "wb") as file:
+        tell(model.name, done, model.size)
+        try:
+            while done <= model.size and (chunk := reply.read(CHUNK)):
                 file.write(chunk)
+                done += len(chunk)
                 tell(model.name, done, model.size)
+        except (OSError, http.client.HTTPException) as error:
+            raise _cut(model, done) from error
+    if done < model.size:
+        raise _cut(model, done)
     found = store.sha256(part)
     if found != model.sha256:
         part.unlink()
-        raise MediaError(
-            f"{model.source} sent another file: sha256 {found}, expected {model.sha256}", fix="nothing was installed; pull again later"
-        )
+        fix = "nothing was installed; pull again later"
+        raise MediaError(f"{model.source} sent another file: sha256 {found}, expected {model.sha256}", fix=fix)
+
+
+def _cut(model: Model, done: int) -> MissingError:
+    return MissingError(f"{model.source} was cut short at {done} of {model.size} bytes", fix="pull again: it goes on where it stopped")
 
 
 def _assemble(model: Model, target: Path, tell: Progress) -> None:
@@ -131,7 +141,7 @@ def _pull_hub(name: str, patterns: tuple[str, ...], tell: Progress) -> Path:
     from fnmatch import fnmatch
 
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if store.place(name).is_dir():
         return store.find(name)
@@ -144,7 +154,7 @@ def _pull_hub(name: str, patterns: tuple[str, ...], tell: Progress) -> Path:
         _need_space(name, total)
         for file in files:
             tell(f"{name}: {file.rfilename}", done, total)
-            huggingface_hub.hf_hub_download(name, file.rfilename, revision=info.sha)
+            huggingface_hub.hf_hub_download(name, file.rfilename)
             done += file.size or 0
         tell(name, done, total)
     except GatedRepoError:
@@ -153,7 +163,9 @@ def _pull_hub(name: str, patterns: tuple[str, ...], tell: Progress) -> Path:
         ) from None
     except RepositoryNotFoundError:
         raise MissingError(f"the Hub has no model {name!r}, or you may not see it", fix="check its spelling") from None
-    except (HfHubHTTPError, OSError) as error:
+    except EngineError:
+        raise
+    except Exception as error:  # the Hub's library lets the errors of whichever HTTP library it uses through
         kept = store.hub_cache()
         raise MissingError(
             f"{name} cannot be fetched: {_first_line(error)}",
@@ -183,5 +195,5 @@ def _need_space(name: str, total: int) -> None:
         raise MissingError(f"{name} needs {total / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free", fix="make room, or set HF_HOME")
 
 
-def _first_line(error: Any) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

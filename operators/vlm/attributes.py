@@ -120,7 +120,8 @@ def _phrases(text: str) -> dict[str, Attribute]:
             pending.append(word)
             joined = False
         elif word in PLACES and (last != "background" or "background" not in found):
-            found.setdefault("background", Attribute(" ".join([*pending, word]), frozenset(COLOURS[w] for w in pending if w in COLOURS), PLACES[word]))
+            colours = frozenset(COLOURS[w] for w in pending if w in COLOURS)
+            found.setdefault("background", Attribute(" ".join([*pending, word]), colours, PLACES[word]))
             pending = []
         elif word == "and" and pending and not joined:
             joined = True

@@ -134,6 +134,14 @@ def test_two_far_apart_are_never_the_same() -> None:
     assert sorted(match([standing(0.1), standing(0.9)], [standing(0.88), standing(0.12)], 1.0)) == [(0, 1), (1, 0)]
 
 
+def test_the_nearest_are_paired_first_whatever_the_order() -> None:
+    """One stands still, another one comes from far: the newcomer does not take the place of the one who is nearer."""
+    left, right = standing(0.40, torso=0.1), standing(0.50, torso=0.1)
+    still = standing(0.51, torso=0.1)
+    assert match([left, right], [still], 1.0) == [(1, 0)]
+    assert match([right, left], [still], 1.0) == [(0, 0)]
+
+
 def test_the_picture_s_shape_counts() -> None:
     """0.2 of the width of a wide picture is farther than 0.2 of its height."""
     before, after = standing(0.3, 0.5, 0.1, aspect=3.0), standing(0.38, 0.5, 0.1, aspect=3.0)
