@@ -62,7 +62,7 @@ class MediaPipePose(Operator):
         self._follow = Follow(num_people)
         self._stamp = -1  # ms: the last time the landmarker was given
         self._shift: int | None = None  # ms: from the stream's clock to the landmarker's
-        self._met = False  # somebody was found: the landmarker has said all it says once
+        self._remarks = 50  # calls that may still bring a remark: the landmarker's last one comes with the first person it finds
 
     def open(self, site: Site) -> None:
         super().open(site)
@@ -95,10 +95,9 @@ class MediaPipePose(Operator):
 
         picture = np.ascontiguousarray(image.data)
         height, width = picture.shape[:2]
-        with contextlib.nullcontext() if self._met else quiet():
-            result = self._detect(picture, self.site.pts // 1_000_000)
-        people = result.pose_landmarks
-        self._met = self._met or bool(people)
+        with quiet() if self._remarks else contextlib.nullcontext():
+            people = self._detect(picture, self.site.pts // 1_000_000).pose_landmarks
+        self._remarks = 0 if people else max(0, self._remarks - 1)
         found = np.array([[(p.x, p.y, min(p.visibility or 0, p.presence or 0)) for p in person] for person in people], np.float32)
         found = to_openpose(found.reshape(-1, 33, 3), FROM_MEDIAPIPE)
         joints, stability = self._follow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from engine.payload import Image
 from engine.testing import Bench
 from operators.models import find
 from operators.pose.joints import FROM_COCO, FROM_MEDIAPIPE, to_openpose
+from operators.pose.quiet import quiet
 
 CLIP = Path(__file__).resolve().parents[2].parent / "shared" / "clips" / "juggle.mp4"
 NOSE, NECK, R_SHOULDER, R_WRIST, L_SHOULDER, L_WRIST, R_HIP, R_ANKLE, L_HIP, L_ANKLE = 0, 1, 2, 4, 5, 7, 8, 10, 11, 13
@@ -168,6 +170,28 @@ def test_a_missing_model_names_the_paths_and_the_command(tmp_path: Path, monkeyp
             pass
         assert str(tmp_path) in str(caught.value)
         assert caught.value.exit_code == 3
+
+
+# ---------------------------------------------------------------- quiet
+
+
+def test_remarks_are_left_out_and_errors_are_not(capfd: pytest.CaptureFixture[str]) -> None:
+    """Written below Python, as a native library writes."""
+    with quiet():
+        os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n\nE0000 something is really wrong\n")
+        with quiet():  # in another lane, say
+            os.write(2, b"inside\n")
+    os.write(2, b"Created TensorFlow Lite XNNPACK delegate afterwards\n")
+    assert capfd.readouterr().err.splitlines() == [
+        "E0000 something is really wrong", "inside", "Created TensorFlow Lite XNNPACK delegate afterwards",
+    ]  # fmt: skip
+
+
+def test_an_error_inside_does_not_lose_the_stream(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), quiet():
+        raise ZeroDivisionError(os.write(2, b"before\n"))
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err.splitlines() == ["before", "after"]
 
 
 # ---------------------------------------------------------------- joints
