@@ -1,8 +1,8 @@
 """Checkpoints on disk: where a named model is, whether it may be read, and its modules, loaded and checked.
 
-Only diffusers folders with safetensors weights are read, from a path or from the hub's cache on this machine; nothing is fetched, nothing is
-unpickled, no code of a checkpoint runs. What is absent raises MissingError with the command that gets it; what is there but does not fit
-raises UsageError with what was expected and found.
+Only diffusers folders with safetensors weights are read, from where operators.models finds them on this machine; nothing is fetched,
+nothing is unpickled, no code of a checkpoint runs. What is absent raises MissingError with the command that gets it; what is there but
+does not fit raises UsageError with what was expected and found.
 
 It knows files and module classes, not how they are used.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import MissingError, UsageError
+from operators.models import find
 
 if TYPE_CHECKING:
     import torch
@@ -25,24 +26,13 @@ MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusi
 
 
 def locate(name: str) -> Path:
-    """The folder of `name`: a path, or a hub id that is in the cache. Raises MissingError, or UsageError for a file that is no folder."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.suffix in PICKLES:
-        raise UsageError(f"model {name}: pickle checkpoints ({path.suffix}) can run code and are refused", fix="convert it to safetensors")
+    """The folder of `name`: a path, a model that was pulled, or a hub id in the cache. Raises MissingError, or UsageError for a file."""
+    if name.endswith(PICKLES):
+        raise UsageError(f"model {name}: pickled checkpoints can run code and are refused", fix="get the model as safetensors, in a folder")
+    path = find(MOVED.get(name, name))
     if path.is_file():
         raise UsageError(f"model {name}: expected a folder in the diffusers layout, found a file", fix="convert it to a diffusers folder")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
-        raise MissingError(f"model {name}: no such folder", fix="give a folder or a hub id, or run with --embedded")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    name = MOVED.get(name, name)
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise absent(name) from None
+    return path
 
 
 def absent(name: str, what: str = "") -> MissingError:
@@ -89,6 +79,8 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype) -> Any:
 
     Raises UsageError where the weights do not fit the configuration (absent, of another shape, damaged file).
     """
+    from safetensors import SafetensorError
+
     settings = config(folder, name)
     variant = _variant(folder, name)
     common = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "variant": variant}
@@ -109,7 +101,7 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype) -> Any:
                 loaded, info = getattr(diffusers, kind).from_pretrained(folder, torch_dtype=dtype, **common)
             finally:
                 talk.set_verbosity(level)
-    except (ValueError, RuntimeError, OSError, TypeError, KeyError) as error:
+    except (ValueError, RuntimeError, OSError, TypeError, KeyError, SafetensorError) as error:
         fix = "the files do not fit together: fetch the model again"
         raise UsageError(f"model {name}: {folder.name}: {_reason(error)}", fix=fix) from error
     lacking = sorted(info["missing_keys"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import UsageError
+from engine.errors import MissingError, UsageError
 from operators.diffusion import checkpoint
 from operators.diffusion.schedule import FROM_CLASS, Noise, Sampler
 
@@ -95,8 +95,10 @@ class Models:
         """Compute in `dtype` from now on."""
         if dtype is self.dtype:
             return
+        import torch
+
         for module in (self.unet, *self._guests()):
-            module.to(dtype)
+            torch.nn.Module.to(module, dtype)  # past the warnings of diffusers about parts that none of these have
         self.dtype = self.vae_dtype = dtype
 
     # ---- memory
@@ -155,6 +157,8 @@ def load_embedded(nets: Sequence[Any], *, device: torch.device, dtype: torch.dty
     from operators.embedded import root
 
     folder = Path(root())
+    if not (folder / "unet").is_dir():
+        raise MissingError(f"the embedded model is not in {folder}", fix="install the package again: its weights belong to it")
     parts = [(folder / "controlnet", "embedded")] * len(nets)
     return _assemble(folder, "embedded", parts, nets, (folder / "vae", "embedded"), device, dtype)
 

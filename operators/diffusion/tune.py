@@ -25,7 +25,7 @@ def precision(unet: Any, shape: tuple[int, ...], width: int, tokens: int) -> str
         return "fp32"
     key = (size, shape, torch.get_num_threads())
     if key not in _known:
-        kinds = {"fp32": (unet, torch.float32), "bf16": (copy.deepcopy(unet).to(torch.bfloat16), torch.bfloat16)}
+        kinds = {"fp32": (unet, torch.float32), "bf16": (torch.nn.Module.to(copy.deepcopy(unet), torch.bfloat16), torch.bfloat16)}
         best = dict.fromkeys(kinds, float("inf"))
         with torch.inference_mode():
             for turn in range(4):  # interleaved, so that a busy moment hits both; the first turn warms up

@@ -99,6 +99,10 @@ def build(root: Path, *, scheduler: dict[str, Any] | None = None, **unet_changes
     for n, name in enumerate(("control_a", "control_b")):
         torch.manual_seed(10 + n)
         net = ControlNetModel.from_unet(body, conditioning_embedding_out_channels=(4, 8, 8, 8)).eval()
+        if body.config.addition_embed_type:  # from_unet leaves out the number of heads
+            heads = body.config.addition_embed_type_num_heads
+            config = {key: value for key, value in net.config.items() if not key.startswith("_")}
+            net = ControlNetModel(**{**config, "addition_embed_type_num_heads": heads}).eval()
         torch.manual_seed(20 + n)
         _loud(net)
         net.save_pretrained(root / name)
