@@ -135,10 +135,17 @@ class Count(Operator):
             yield Stamped(Image(np.full((40, 40, 3), i, "uint8")), pts=i * 80)  # type: ignore[misc]
 
 
-@operator("child.burn")
-def burn(number: Scalar) -> Scalar:
-    """Python that never lets go of the interpreter lock for long."""
-    total = 0
-    for i in range(int(number.value)):
-        total += i & 3
-    return Scalar(float(total))
+@operator("child.deeds")
+class Deeds(Operator):
+    """A source of numbers."""
+
+    def __init__(self, *, deeds: list[int]) -> None:
+        self.deeds = deeds
+
+    def __call__(self) -> Iterator[Scalar]:
+        yield from (Scalar(float(deed)) for deed in self.deeds)
+
+
+@operator("child.pids")
+def pids(number: Scalar) -> None:
+    """A sink of numbers."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import registry
+from engine.compile import compile
 from engine.errors import UsageError
 from engine.govern import FULL, Decision, Follow, Rules, Scale, State, Window, govern
-from engine.graph import Govern, KnobRule
+from engine.graph import Govern, GraphBuilder, KnobRule
+from engine.operator import Knob, Operator, Stamped, operator
+from engine.payload import Scalar
+from engine.session import Session
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -420,3 +425,64 @@ def test_in_simulation_a_rival_that_comes_again_and_again_is_reckoned_with() -> 
 def test_a_simulation_repeats_itself() -> None:
     scenario = SIM.scenarios()[6]
     assert SIM.judge(SIM.play(scenario, SIM.Governed(), 3)) == SIM.judge(SIM.play(scenario, SIM.Governed(), 3))
+
+
+# ---------------------------------------------------------------- in a session, on the step clock
+
+
+class Camera(Operator):
+    """A hundred seconds of frames at the target rate."""
+
+    def __call__(self) -> Iterator[Scalar]:
+        clock, period = self.site.clock, round(PERIOD * MS)
+        start = clock.now()
+        for i in range(2500):
+            self.site.sleep_until(start + i * period)
+            yield Stamped(Scalar(float(i)), pts=i * period, born=start + i * period)  # type: ignore[misc]
+
+
+class Painter(Operator):
+    """Takes virtual time as a diffusion would: by steps and area, more between the 20th and the 60th second."""
+
+    def __init__(self, *, steps: Annotated[int, Knob(1, 60)] = 15, size: Annotated[int, Knob(64, 1024)] = 512) -> None:
+        self.steps, self.size = steps, size
+
+    def __call__(self, number: Scalar) -> Scalar:
+        load = 1.8 if 500 <= number.value < 1500 else 1.0
+        noise = 1 + 0.03 * float(self.site.rng().standard_normal())
+        cost = 0.6 * PERIOD * MS * (0.15 + 0.85 * self.steps / 15 * (self.size / 512) ** 2) * load * noise
+        self.site.clock.advance(round(cost))  # type: ignore[attr-defined]
+        return number
+
+
+def swallow(number: Scalar) -> None:
+    """A sink."""
+
+
+@pytest.fixture
+def operators() -> Iterator[None]:
+    before = dict(registry._specs)
+    for name, target in (("governed.camera", Camera), ("governed.paint", Painter), ("governed.sink", swallow)):
+        operator(name)(target)
+    yield
+    registry._specs.clear()
+    registry._specs.update(before)
+
+
+@pytest.mark.usefixtures("operators")
+def test_a_session_keeps_its_rate_under_a_load_that_fixed_settings_cannot_bear() -> None:
+    graph = GraphBuilder("governed", clock="live", budget_ms=100.0, govern=Govern(1000 / PERIOD, KNOBS))
+    graph.node("camera", "governed.camera")
+    graph.node("paint", "governed.paint", number="camera")
+    graph.node("sink", "governed.sink", number="paint")
+    plan = compile(graph.build())
+    governed, fixed = Session(plan, executor="inline"), Session(plan, executor="inline", govern=False)
+    lost = [session.run().frames["drops"].get("gate", 0) for session in (governed, fixed)]
+    assert lost[0] <= 5
+    assert lost[1] >= 50
+    moves = [e for e in governed.events if e["what"] == "govern"]
+    assert moves
+    assert all(e["cause"] for e in moves)
+    assert not [e for e in fixed.events if e["what"] == "govern"]
+    assert governed.knobs()["paint.size"] == 512
+    assert governed.knobs()["paint.steps"] >= 20

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 import torch
 
+from engine import registry
+from engine.compile import compile
 from engine.errors import OperatorError
 from engine.govern import Rules
-from engine.graph import Govern, KnobRule
+from engine.graph import Govern, GraphBuilder, KnobRule
 from engine.ladder import TRIAL, Ladder, is_out_of_memory
-from engine.operator import Operator
+from engine.operator import Knob, Operator, Stamped, operator
+from engine.payload import Scalar
+from engine.session import Session
 
 SECOND = 1_000_000_000
 RULES = Rules.of(
@@ -211,3 +216,56 @@ def test_out_of_memory_is_recognised(fail: Any) -> None:
 )
 def test_other_errors_are_not(error: Exception | None) -> None:
     assert not is_out_of_memory(error)
+
+
+# ---------------------------------------------------------------- in a session
+
+
+class Numbers(Operator):
+    def __call__(self) -> Iterator[Scalar]:
+        yield from (Stamped(Scalar(float(i)), pts=i) for i in range(6))  # type: ignore[misc]
+
+
+class Small(Operator):
+    """Never has room for more than 10 steps at 448."""
+
+    def __init__(self, *, steps: Annotated[int, Knob(1, 60)] = 15, size: Annotated[int, Knob(64, 1024)] = 512) -> None:
+        self.steps, self.size = steps, size
+        self.tried: list[tuple[float, int, int]] = []
+
+    def __call__(self, number: Scalar) -> Scalar:
+        self.tried.append((number.value, self.steps, self.size))
+        if number.value >= 2 and (self.steps > 10 or self.size > 448):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return number
+
+
+def swallow(number: Scalar) -> None:
+    """A sink."""
+
+
+@pytest.fixture
+def operators() -> Iterator[None]:
+    before = dict(registry._specs)
+    for name, target in (("small.numbers", Numbers), ("small.paint", Small), ("small.sink", swallow)):
+        operator(name)(target)
+    yield
+    registry._specs.clear()
+    registry._specs.update(before)
+
+
+@pytest.mark.usefixtures("operators")
+@pytest.mark.parametrize("executor", ["inline", "threaded"])
+def test_a_session_loses_no_frame_to_it(executor: str) -> None:
+    knobs = (KnobRule("paint.steps", (10, 22)), KnobRule("paint.size", choices=(512, 448, 384)))
+    graph = GraphBuilder("small", govern=Govern(knobs=knobs))
+    graph.node("numbers", "small.numbers")
+    graph.node("paint", "small.paint", number="numbers")
+    graph.node("sink", "small.sink", number="paint")
+    session = Session(compile(graph.build()), executor=executor)
+    frames = session.run().frames
+    assert (frames["in"], frames["out"]) == (6, 6)
+    painter = session.nodes["paint"].operator
+    assert painter.tried[:3] == [(0.0, 15, 512), (1.0, 15, 512), (2.0, 15, 512)]
+    assert painter.tried[3:] == [(2.0, 10, 512), (2.0, 10, 448), (3.0, 10, 448), (4.0, 10, 448), (5.0, 10, 448)]
+    assert [event["rung"] for event in session.events if event["what"] == "memory"] == ["steps 10", "size 448"]
