@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from engine.packet import Packet
@@ -39,8 +40,8 @@ class Channel:
     """A queue between an output and a port. Producers call `put`, `put_bound`, `put_eos`; the consumer's lane calls the rest."""
 
     __slots__ = (
-        "_count", "_count_epoch", "_left", "_lock", "_put", "cap", "consumer", "direct", "drops", "edge", "entered", "evicts", "items", "peak",
-        "plain", "producer", "session", "settled", "taken",
+        "_closed", "_count", "_count_epoch", "_left", "_lock", "_put", "blocks", "cap", "consumer", "direct", "drops", "edge", "entered", "evicts", "items",
+        "peak", "plain", "producer", "session", "settled", "taken",
     )  # fmt: skip
 
     def __init__(self, edge: Edge, consumer: NodeRun, session: Session) -> None:
@@ -55,9 +56,11 @@ class Channel:
         self.drops: Counter[str] = Counter()
         # A replayed queue loses what the recording says and nothing else; a value that is kept may be overtaken without being lost.
         self.evicts = edge.lossy and session.replay is None
+        self.blocks = not edge.lossy and (edge.counted or edge.lag is not None)  # a kept value that somebody waits for is not evicted either
         # Nothing can be evicted or merged: the producer only appends and the consumer only takes, which deques do atomically.
         self.plain = edge.counted and not edge.lossy and edge.every == 1 and session.replay is None
         self._count, self._count_epoch = 0, -1
+        self._closed = ""  # the cause for which packets are dropped once the consumer has ended
         self._lock = threading.Lock()
 
     # ---- producer side
@@ -74,7 +77,10 @@ class Channel:
             self.items.append(packet)
             self._put += 1
             self.peak = max(self.peak, self._put - self._left)
-            self.consumer.wake(self.producer)
+            if self._closed:
+                self._sweep()
+            else:
+                self.consumer.wake(self.producer)
             return
         if edge.every > 1 and not self._sampled(packet):
             self._refuse(packet, "sampled")
@@ -96,7 +102,21 @@ class Channel:
             self.peak = max(self.peak, self.packets)
         if victim is not None:
             self._lose(victim)
-        self.consumer.wake(self.producer)
+        if self._closed:
+            self._sweep()
+        else:
+            self.consumer.wake(self.producer)
+
+    def append(self, packet: Packet) -> None:
+        """`put` for a packet that brings its frame's message along and shows no pooled buffer; for plain queues only."""
+        self.entered += 1
+        self.items.append(packet)
+        self._put += 1
+        self.peak = max(self.peak, self._put - self._left)
+        if self._closed:
+            self._sweep()
+        else:
+            self.consumer.wake(self.producer)
 
     def put_bound(self, seq: int) -> None:
         """Announce that nothing will come for frames up to `seq`."""
@@ -149,7 +169,7 @@ class Channel:
     @property
     def full(self) -> bool:
         """Whether a producer has to wait: only queues that lose nothing make it."""
-        return self.edge.counted and not self.edge.lossy and self.packets >= self.cap
+        return self.blocks and self.packets >= self.cap
 
     def _sampled(self, packet: Packet) -> bool:
         # Counted in arrivals, not in seq: under a live clock most seqs never arrive, and a key frame would come by luck only.
@@ -184,8 +204,11 @@ class Channel:
     def head(self) -> Packet | Bound | None:
         return self.items[0] if self.items else None
 
-    def pop(self) -> Packet | Bound | None:
-        """Take the head. The caller then owns a packet's message and leases, and ends them with `done` or `drop`."""
+    def pop(self, wanted: Packet | Bound | None = None) -> Packet | Bound | None:
+        """Take the head. The caller then owns a packet's message and leases, and ends them with `done` or `drop`.
+
+        `wanted`: only if it is still the head, which a lossy queue may have evicted since it was looked at.
+        """
         if self.plain:
             if not self.items:
                 return None
@@ -193,7 +216,7 @@ class Channel:
             self._left += type(item) is Packet
         else:
             with self._lock:
-                if not self.items:
+                if not self.items or (wanted is not None and self.items[0] is not wanted):
                     return None
                 item = self.items.popleft()
                 self._left += type(item) is Packet
@@ -206,6 +229,9 @@ class Channel:
     def drop(self, packet: Packet, cause: str) -> None:
         """End a packet's message without its having been used."""
         self.drops[cause] += 1
+        self._forget(packet, cause)
+
+    def _forget(self, packet: Packet, cause: str) -> None:
         if cause in ("stale", "overflow", "epoch"):
             self.session.recording.drop(self.edge.id, packet.seq, cause)
         if self.edge.counted and packet.frame is not None:
@@ -223,6 +249,38 @@ class Channel:
             lease.release()
         if self.edge.counted and packet.frame is not None:
             packet.frame.gate.release(packet.frame, self.edge.credit)
+
+    def superseded(self, seq: int) -> list[Packet]:
+        """Take out the packets up to `seq` that a later one of them, of the same epoch, makes superfluous."""
+        with self._lock:
+            old = [item for item in self.items if type(item) is Packet and item.seq <= seq]
+            gone = [a for a, b in pairwise(old) if a.epoch == b.epoch]
+            for packet in gone:
+                self.items.remove(packet)
+            self._left += len(gone)
+        if gone and self.producer is not None and self.producer.parked:
+            self.producer.wake(self.consumer)
+        return gone
+
+    def close(self, cause: str) -> None:
+        """The consumer has ended: what is here and what still comes is dropped for `cause`, and nobody waits for room any more."""
+        self._closed, self.cap = cause, EOS.seq
+        self._sweep()
+        if self.producer is not None and self.producer.parked:
+            self.producer.wake(self.consumer)
+
+    def _sweep(self) -> None:
+        cause = self._closed if self.edge.counted else "replaced"
+        while True:
+            with self._lock:  # the producer and the consumer may both be here
+                if not self.items:
+                    return
+                item = self.items.popleft()
+                if type(item) is not Packet:
+                    continue
+                self._left += 1
+                self.drops[cause] += 1
+            self._forget(item, cause)
 
     @property
     def balance(self) -> int:

@@ -38,7 +38,7 @@ class Emitter:
         self.outs[output].append(channel)
         self.all.append(channel)
         self.awaited |= channel.edge.bounds
-        if channel.edge.counted and not channel.edge.lossy:
+        if channel.blocks:
             self.bounded.append(channel)
 
     def simple(self, trigger: Edge | None) -> bool:

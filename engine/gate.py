@@ -73,7 +73,7 @@ class Gate:
                 return
             self._pumping = True
             try:
-                while self.slot is not None and self.credits > 0 and not self.source.blocked():
+                while self.slot is not None and self.credits > 0 and not self.session.aborting.is_set() and not self.source.blocked():
                     offer, self.slot = self.slot, None
                     self._admit(offer)
                 if self.finished and self.slot is None and not self.source.finished:
@@ -84,9 +84,19 @@ class Gate:
             finally:
                 self._pumping = False
 
+    def close(self) -> None:
+        """The session is over: the frame that still waits will not be admitted."""
+        with self.lock:
+            if self.slot is not None:
+                offer, self.slot = self.slot, None
+                self._refuse(offer, "gate")
+
     def _admit(self, offer: Offer) -> None:
         session = self.session
-        version, epoch = session.stamp(offer.seq, offer.cut)
+        if not offer.cut and not session.resetting and self._last[0] == session.epoch and offer.pts <= self._last[1]:
+            self._refuse(offer, "late")  # before anything is stamped: a change lands on a frame that goes on
+            return
+        version, epoch = session.stamp(self.source.gate_id, offer.seq, offer.cut)
         if self._last[0] == epoch and offer.pts <= self._last[1]:
             self._refuse(offer, "late")
             return

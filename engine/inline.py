@@ -8,11 +8,12 @@ depends on the machine, so what a live graph does under load can be stated in a 
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.clock import StepClock
-from engine.errors import OperatorError, UsageError
+from engine.errors import Cancelled, OperatorError, UsageError
 from engine.lane import Lane
 from engine.node import NodeRun
 from engine.threads import diagnose, next_offer
@@ -42,6 +43,9 @@ class Inline:
             if not session.errors:
                 self._loop(tick)
         finally:
+            if session.aborting.is_set() or sys.exc_info()[0] is not None:
+                while self._ends:  # the calls under way have happened; they only have not ended in virtual time
+                    heapq.heappop(self._ends)[2]()
             for frames in self._frames.values():
                 frames.close()
             for node in reversed(opened):
@@ -93,9 +97,12 @@ class Inline:
         node = lane.next()
         assert node is not None
         start = self.clock.now()
-        work = node.begin()
+        try:
+            work = node.begin()
+        except Cancelled:
+            work = None
         if work is None:
-            lane.look(node)
+            lane.done(node)
             return True
         stop = work.stopped = self.clock.now() + self.session.costs.get(node.name, 0)
         self.clock.jump(start)
@@ -103,7 +110,7 @@ class Inline:
         def end() -> None:
             self._busy.discard(lane.name)
             node.finish(work)
-            lane.look(node)
+            lane.done(node)
 
         self._schedule(stop, lane.name, end)
         return True
@@ -122,6 +129,8 @@ class Inline:
         start = self.clock.now()
         try:
             offer = None if self.session.draining.is_set() else next_offer(node, self._frames[name], self._seqs[name])
+        except Cancelled:
+            offer = None
         except Exception as error:
             failure = OperatorError(name, self._seqs[name], self.session.epoch, error)
             failure.__cause__ = error

@@ -45,12 +45,14 @@ class Lane:
         return bool(self._ready) and self._ready[0][0] <= seq
 
     def next(self) -> NodeRun | None:
-        """Take the node that should run next."""
-        if not self._ready:
-            return None
-        node = heapq.heappop(self._ready)[2]
+        """Take the node that should run next; give it back with `done`. A node that is being called does not queue up again: what it could
+        do next is known only when all its results are out."""
+        return heapq.heappop(self._ready)[2] if self._ready else None
+
+    def done(self, node: NodeRun) -> None:
+        """The call for which `next` gave out `node` is over."""
         node.queued = False
-        return node
+        self.look(node)
 
     def step(self) -> bool:
         """Run the node that comes next, and those that its result leads to; False when none is ready."""
@@ -58,6 +60,7 @@ class Lane:
         if node is None:
             return False
         after = node.step()
+        node.queued = False
         while after is not None:
             if node.trigger is not None and node.trigger.items:
                 self.look(node)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engine.channel import EOS, Bound, Channel
 from engine.control import make_ladder
 from engine.emit import Emitter
-from engine.errors import Cancelled, EngineError, OperatorError
+from engine.errors import EngineError, OperatorError
+from engine.hop import hop
 from engine.inputs import Inputs
 from engine.ladder import Ladder, is_out_of_memory
 from engine.operator import Operator, Spec, Stamped
@@ -21,23 +22,12 @@ from engine.packet import Packet
 from engine.plan import Edge, PlanNode
 from engine.side import Side, make_side
 from engine.site import Site
+from engine.work import Work
 
 if TYPE_CHECKING:
     from engine.gate import Gate
     from engine.lane import Lane
     from engine.session import Session
-
-
-class Work:
-    """One call under way: the packets it is for, what it was given, what came of it."""
-
-    __slots__ = ("error", "given", "heads", "result", "started", "stopped")
-
-    def __init__(self, heads: list[Packet], given: list[tuple[Side, Any]], started: int) -> None:
-        self.heads, self.given, self.started = heads, given, started
-        self.stopped = started
-        self.result: Any = None
-        self.error: Exception | None = None
 
 
 class NodeRun:
@@ -57,14 +47,14 @@ class NodeRun:
         self.epoch = self.version = 0
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
         self.parked = self.queued = self.finished = self.dead = self.simple = False
-        self._now = session.clock.now
-        self._stateless = False
+        self.now = session.clock.now
+        self.stateless = False
         self.port = ""
         self.count = self.errors = self.errors_in_row = self.busy_ns = 0
         self.times: deque[int] = deque(maxlen=4096)
         self._claimed: Packet | Bound | None = None
         self._group: list[tuple[Packet, dict[str, Any], list[tuple[Side, Any]]]] = []
-        self._last_packet: Packet | None = None
+        self.last_packet: Packet | None = None
         self.inputs = Inputs(self)
         self.emit = Emitter(self, spec)
 
@@ -89,10 +79,11 @@ class NodeRun:
             self.operator = self.spec.target(**self.params)
         elif self.spec.wants_site:
             self.operator = _WithSite(self)
-        self._stateless = self.operator is None
+        self.stateless = self.operator is None
         edge = self.trigger.edge if self.trigger else None
         self.port = edge.port if edge else ""
-        self.simple = edge is not None and not self.sides and edge.slot is None and self.plan.batch == 1 and self.spec.inplace is None
+        alone = edge is not None and not self.sides and edge.slot is None and self.plan.batch == 1 and self.spec.inplace is None
+        self.simple = alone and self.emit.simple(edge)
         if isinstance(self.operator, Operator):
             self.operator.open(self.site)
         self.ladder = make_ladder(self)
@@ -100,11 +91,18 @@ class NodeRun:
     def close(self) -> None:
         """Let go of everything; called once, also after a failure."""
         self.emit.forget_last_good()
+        cause = "error" if self.session.errors else "epoch"
+        if self._group:
+            self.abandon(Work([g[0] for g in self._group], [pair for g in self._group for pair in g[2]], 0))
+            self._group = []
         for side in self.sides:
-            side.drain()
-        while self.trigger is not None and (item := self.trigger.pop()) is not None:
-            if type(item) is Packet:
-                self.trigger.drop(item, "error" if self.session.errors else "epoch")
+            side.end()
+        if self.trigger is not None:
+            if type(self._claimed) is Packet:
+                self.trigger.drop(self._claimed, cause)
+            self._claimed = None
+            self.trigger.close(cause)
+        self._end_scratch()
         if isinstance(self.operator, Operator):
             self.operator.close()
 
@@ -145,6 +143,24 @@ class NodeRun:
 
     # ---- firing
 
+    def step(self) -> tuple[NodeRun, Packet] | None:
+        """Take the next item and deal with it whole. Returns the node to call next, if a result may go straight into it."""
+        assert self.trigger is not None
+        head = self._claimed or self.trigger.pop()
+        self._claimed = None
+        if type(head) is Packet:
+            return self.step_on(head)
+        if head is not None and (work := self._begin_marker(head)) is not None:
+            return self.finish(work)
+        return None
+
+    def step_on(self, head: Packet) -> tuple[NodeRun, Packet] | None:
+        """`step` for a frame that is in hand."""
+        if self.simple and head.epoch == self.epoch == self.session.epoch and head.version == self.version and head.ready is None:
+            return hop(self, head)
+        work = self.take(head)
+        return None if work is None else self.finish(work)
+
     def begin(self) -> Work | None:
         """Take the next item; call the operator if it is a frame with everything it needs. None when there was nothing to call."""
         assert self.trigger is not None
@@ -156,17 +172,10 @@ class NodeRun:
 
     def take(self, head: Packet) -> Work | None:
         """Go on with a frame that was taken from the queue, or handed over by the node before."""
-        if self.simple and head.epoch == self.epoch == self.session.epoch and head.version == self.version and head.ready is None:
-            # What nearly every frame of nearly every node needs: one port, nothing else to read.
-            self.site.packet = head
-            self.previous = head.seq
-            arguments = self.inputs.blank.copy()
-            arguments[self.port] = head.payload
-            return self._run(Work([head], [], self._now()), [arguments])
-        if self._group and head.epoch != self._group[0][0].epoch:
+        if self._group and (head.epoch, head.version) != (self._group[0][0].epoch, self._group[0][0].version):
             self._claimed = head
             return self._fire()
-        if self.dead or head.epoch < self.session.epoch:
+        if self.dead or head.epoch < self.session.oldest:
             self.skip(head, "error" if self.dead else "epoch")
             return None
         if self.waits and not self._settled(head):  # a newer frame took the place of the one that was polled
@@ -185,13 +194,15 @@ class NodeRun:
         return self._fire() if len(self._group) >= self.plan.batch else None
 
     def _begin_marker(self, marker: Bound | Packet) -> Work | None:
+        if self._group and (marker is EOS or self.emit.awaited):
+            self._claimed = marker
+            return self._fire()
         if marker is EOS:
-            if self._group:
-                self._claimed = marker
-                return self._fire()
             self._end()
-        else:
-            self.emit.bound(marker.seq)
+            return None
+        for side in self.sides:
+            side.passed(marker.seq)
+        self.emit.bound(marker.seq)
         return None
 
     def _enter(self, epoch: int) -> None:
@@ -217,27 +228,44 @@ class NodeRun:
     def _fire(self) -> Work:
         group, self._group = self._group, []
         self.site.packet = group[-1][0]
-        work = Work([g[0] for g in group], [pair for g in group for pair in g[2]], self._now())
+        work = Work([g[0] for g in group], [pair for g in group for pair in g[2]], self.now())
         return self._run(work, [g[1] for g in group])
 
     def _run(self, work: Work, arguments: list[dict[str, Any]]) -> Work:
         self.lane.busy = (self, work.heads[-1].seq, work.started)
         while True:
             try:
-                if self._stateless:
+                if self.stateless:
                     work.result = self.spec.target(**arguments[0], **self.params)
                 elif self.plan.batch > 1:
                     work.result = self.operator.call_batch(arguments)
                 else:
                     work.result = self.operator(**arguments[0])
-            except Cancelled:
-                raise
             except Exception as error:
                 if self._relieved(error):
                     continue
                 work.error = error
-            work.stopped = self._now()
+            except BaseException:
+                self.abandon(work)
+                raise
+            work.stopped = self.now()
             return work
+
+    def rescue(self, work: Work, error: Exception, arguments: list[dict[str, Any]]) -> None:
+        """Deal with what a call raised: try again where memory could be found, else keep the error for `finish`."""
+        if self._relieved(error):
+            self._run(work, arguments)
+        else:
+            work.error, work.stopped = error, self.now()
+
+    def abandon(self, work: Work) -> None:
+        """A call that will have no result, because the session is being given up: its frames are dropped."""
+        assert self.trigger is not None
+        for side, value in work.given:
+            side.used(value)
+        for packet in work.heads:
+            self.trigger.drop(packet, "error" if self.session.errors else "epoch")
+        self._end_scratch()
 
     def _relieved(self, error: Exception) -> bool:
         """Whether the ladder found a cheaper setting after running out of memory: the same frame is then tried again."""
@@ -260,7 +288,7 @@ class NodeRun:
         self.count += len(work.heads)
         head = work.heads[-1]
         self.lane.trace.add(work.started, work.stopped, "call", self.name, head.seq, head.epoch)
-        self._last_packet = head
+        self.last_packet = head
         after: tuple[NodeRun, Packet] | None = None
         try:
             if work.error is None:
@@ -316,6 +344,8 @@ class NodeRun:
     def skip(self, head: Packet, cause: str) -> None:
         assert self.trigger is not None
         self.trigger.drop(head, cause)
+        for side in self.sides:
+            side.passed(head.seq)
         self.emit.bound(head.seq)
 
     def release(self, head: Packet, given: list[tuple[Side, Any]], cause: str) -> None:
@@ -353,20 +383,28 @@ class NodeRun:
         if isinstance(self.operator, Operator) and not self.dead:
             try:
                 result = self.operator.flush()
-                if result is not None and self._last_packet is not None and self.spec.outputs:
-                    head = self._last_packet.with_payload(self._last_packet.payload)
+                if result is not None and self.last_packet is not None and self.spec.outputs:
+                    head = self.last_packet.with_payload(self.last_packet.payload)
                     head.frame = None
                     self.emit.frame(head, self.emit.named(result), list(self.site._leases))
-                    self._end_scratch()
             except Exception as error:
                 failure = OperatorError(self.name, -1, self.epoch, error)
                 failure.__cause__ = error
                 self.session.fail(failure)
+            self._end_scratch()
         self.finished = True
+        for side in self.sides:
+            side.end()
         self.emit.eos()
         self.lane.node_finished()
 
     # ---- sources
+
+    def catch_up(self) -> None:
+        """For sources: take what was changed since the last frame. The frame a change was stamped on had been made by then."""
+        version = self.session.version
+        if version != self.version:
+            self._apply(version)
 
     def frames(self) -> Any:
         """For sources: an iterator of (value, pts, born, cut)."""

@@ -6,6 +6,7 @@ is written here, side inputs read exactly the values that were read, and changes
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ class Recording:
     plan: str = ""
     drops: list[tuple[int, int, str]] = field(default_factory=list)  # edge, seq, cause
     reads: list[tuple[int, int, int]] = field(default_factory=list)  # edge, seq of the trigger, seq of the value (-1: none)
-    changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # seq, {node.param: value}
+    changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # seq, {node.param: value}: one parameter version each
+    stamps: list[tuple[int, int, int, int]] = field(default_factory=list)  # gate, seq, version, epoch from this frame of the gate on
     resets: list[tuple[int, str]] = field(default_factory=list)  # seq, reason
     on: bool = True
 
@@ -37,10 +39,15 @@ class Replay:
         self.recording = recording
         self._drops = {(edge, seq): cause for edge, seq, cause in recording.drops}
         self._reads = {(edge, seq): value for edge, seq, value in recording.reads}
-        self.changes: dict[int, list[dict[str, Any]]] = {}
-        for seq, change in recording.changes:
-            self.changes.setdefault(seq, []).append(change)
-        self.resets: dict[int, str] = dict(recording.resets)
+        self._stamps: dict[int, list[tuple[int, int, int]]] = {}
+        for gate, seq, version, epoch in recording.stamps:
+            self._stamps.setdefault(gate, []).append((seq, version, epoch))
+
+    def stamp_at(self, gate: int, seq: int) -> tuple[int, int]:
+        """The parameter version and the epoch of a gate's frame."""
+        stamps = self._stamps.get(gate, [])
+        at = bisect_right(stamps, seq, key=lambda stamp: stamp[0]) - 1
+        return stamps[at][1:] if at >= 0 else (0, 0)
 
     def drop_at(self, edge: int, seq: int) -> str | None:
         return self._drops.get((edge, seq))

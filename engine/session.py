@@ -78,10 +78,12 @@ class Session:
         self.ages: deque[int] = deque(maxlen=100_000)
         self.signals: dict[str, float] = {}
         self.epoch = 0
+        self.oldest = 0  # packets of epochs before this one are dropped at the next edge; offline runs lose nothing and keep theirs
         self.frames_out = self.first_out = self.last_out = self.started = self.stopped = 0
         self._lock = threading.Lock()
         self._pending: list[tuple[Receipt, dict[str, dict[str, Any]]]] = []
-        self._versions: list[dict[str, dict[str, Any]]] = []
+        self._versions: list[dict[str, dict[str, Any]]] = [] if replay is None else [by_node(change) for _, change in replay.changes]
+        self._stamped: dict[int, tuple[int, int]] = {}
         self._wanted: dict[str, dict[str, Any]] = {}
         self._device = device
         self.nodes: dict[str, NodeRun] = {}
@@ -113,7 +115,8 @@ class Session:
             lane.open_nodes += 1
             self._wanted[node.name] = dict(node.params)
             if spec.source:
-                run.gate = self.gates[node.name] = Gate(run, self, credits=self.plan.in_flight, lossy=self.plan.live)
+                lossy = self.plan.live and self.replay is None  # a replayed gate drops what was dropped, and waits otherwise
+                run.gate = self.gates[node.name] = Gate(run, self, credits=self.plan.in_flight, lossy=lossy)
         for edge in self.plan.edges:
             consumer = self.nodes[edge.node]
             channel = None
@@ -153,6 +156,8 @@ class Session:
             runner.run(tick, tick_s)
         finally:
             self.stopped = self.clock.now()
+            for gate in self.gates.values():
+                gate.close()
         if self.errors:
             first = self.errors[0]
             for other in self.errors[1:]:
@@ -188,7 +193,7 @@ class Session:
         from pydantic import ValidationError
 
         problems: dict[str, str] = {}
-        by_node: dict[str, dict[str, Any]] = {}
+        wanted: dict[str, dict[str, Any]] = {}
         for key, value in changes.items():
             name, _, param = key.partition(".")
             run = self.nodes.get(name)
@@ -200,22 +205,22 @@ class Session:
             elif not known.live:
                 problems[key] = "is fixed at open"
             else:
-                by_node.setdefault(name, {})[param] = value
+                wanted.setdefault(name, {})[param] = value
         with self._lock:
-            for name, change in by_node.items():
+            for name, change in wanted.items():
                 try:
-                    model = self.nodes[name].spec.model()(**{**self._wanted[name], **change})
+                    model = self.nodes[name].spec.model()(**{**self.nodes[name].params, **self._wanted[name], **change})
                 except ValidationError as error:
                     for item in error.errors():
                         problems[f"{name}.{item['loc'][0]}"] = f"{item['msg']} (found {item.get('input')!r})"
                 else:
-                    by_node[name] = {param: getattr(model, param) for param in change}
+                    wanted[name] = {param: getattr(model, param) for param in change}
             if problems:
                 raise ParamError(problems)
             receipt = Receipt(by or "set", dict(changes))
-            for name, change in by_node.items():
+            for name, change in wanted.items():
                 self._wanted[name].update(change)
-            self._pending.append((receipt, by_node))
+            self._pending.append((receipt, wanted))
         return receipt
 
     def reset(self, reason: str = "reset") -> Receipt:
@@ -225,31 +230,41 @@ class Session:
             self._pending.append((receipt, {}))
         return receipt
 
-    def stamp(self, seq: int, cut: bool) -> tuple[int, int]:
-        """The parameter version and epoch of frame `seq`, which is being admitted: everything pending lands on it."""
-        if not self._pending and not cut and self.replay is None:
-            return len(self._versions), self.epoch
+    @property
+    def resetting(self) -> bool:
+        """Whether the next frame admitted starts a new epoch."""
+        return any(receipt.what == "reset" for receipt, _ in self._pending)
+
+    def stamp(self, gate: int, seq: int, cut: bool) -> tuple[int, int]:
+        """The parameter version and epoch of the frame `seq` that `gate` is admitting: everything pending lands on it."""
+        if self.replay is not None:
+            version, self.epoch = self.replay.stamp_at(gate, seq)
+            self._stamped[-1] = max(self._stamped.get(-1, (0, 0)), (version, self.epoch))
+            return version, self.epoch
+        if self._pending or cut:
+            self._land(seq, cut)
+        found = len(self._versions), self.epoch
+        if self._stamped.get(gate, (0, 0)) != found:
+            self._stamped[gate] = found
+            self.recording.stamps.append((gate, seq, *found))
+        return found
+
+    def _land(self, seq: int, cut: bool) -> None:
         with self._lock:
             pending, self._pending = self._pending, []
             resets = ["cut"] if cut else []
             changes: dict[str, dict[str, Any]] = {}
-            for receipt, by_node in pending:
+            for receipt, wanted in pending:
                 if receipt.what == "reset":
                     resets.append(str(receipt.changes["reason"]))
-                else:
-                    self.recording.changes.append((seq, dict(receipt.changes)))
-                for name, change in by_node.items():
+                for name, change in wanted.items():
                     changes.setdefault(name, {}).update(change)
-            if self.replay is not None:
-                for recorded in self.replay.changes.get(seq, []):
-                    for key, value in recorded.items():
-                        name, _, param = key.partition(".")
-                        changes.setdefault(name, {})[param] = value
-                resets = [self.replay.resets[seq]] if seq in self.replay.resets else []
             if changes:
                 self._versions.append(changes)
+                self.recording.changes.append((seq, {f"{n}.{p}": value for n, change in changes.items() for p, value in change.items()}))
             if resets:
                 self.epoch += 1
+                self.oldest = self.epoch if self.plan.live else 0
                 self.recording.resets.append((seq, resets[-1]))
         for receipt, _ in pending:
             receipt.stamp(seq)
@@ -257,7 +272,11 @@ class Session:
                 self.event("set", "", seq, by=receipt.what, changes=dict(receipt.changes))
         if resets:
             self.event("epoch", "", seq, epoch=self.epoch, reason=resets[-1])
-        return len(self._versions), self.epoch
+
+    @property
+    def version(self) -> int:
+        """How often parameters have changed so far."""
+        return len(self._versions) if self.replay is None else self._stamped.get(-1, (0, 0))[0]
 
     def changes(self, since: int, until: int, node: str) -> list[dict[str, Any]]:
         """What changed for `node` between two parameter versions."""
@@ -314,6 +333,15 @@ class Session:
             missing = gate.entered - gate.out - gate.in_flight - sum(gate.drops.values())
             if missing:
                 raise RunError(f"source {gate.source.name}: {missing} frames unaccounted for")
+
+
+def by_node(change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`node.param` to value, as node to param to value."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in change.items():
+        name, _, param = key.partition(".")
+        found.setdefault(name, {})[param] = value
+    return found
 
 
 def run(plan: Plan, **options: Any) -> Summary:

@@ -43,12 +43,14 @@ class Side:
         self._keep(None)
         self._last_read = -1
 
-    def drain(self) -> None:
-        """The run is over: let go of everything."""
+    def passed(self, seq: int) -> None:
+        """No frame up to `seq` will fire the node: what waits for one need not."""
+
+    def end(self) -> None:
+        """The node has ended: let go of everything, also of what still comes."""
         self._keep(None)
-        while self.channel is not None and (item := self.channel.pop()) is not None:
-            if type(item) is Packet:
-                self.channel.drop(item, "unpaired" if self.edge.counted else "replaced")
+        if self.channel is not None:
+            self.channel.close("unpaired")
 
     def _keep(self, packet: Packet | None) -> None:
         old, self.value = self.value, packet
@@ -76,16 +78,18 @@ class Exact(Side):
 
     def settled(self, head: Packet) -> bool:
         channel = self.channel
-        while (item := channel.head()) is not None and item.seq < head.seq:
-            channel.pop()
-            if type(item) is Packet:
+        self.passed(head.seq - 1)
+        return channel.head() is not None or channel.settled >= head.seq
+
+    def passed(self, seq: int) -> None:
+        channel = self.channel
+        while (item := channel.head()) is not None and item.seq <= seq:
+            if channel.pop(item) is not None and type(item) is Packet:
                 channel.drop(item, "unpaired")
-        return item is not None or channel.settled >= head.seq
 
     def read(self, head: Packet) -> Any:
         item = self.channel.head()
-        if type(item) is Packet and item.seq == head.seq:
-            self.channel.pop()
+        if type(item) is Packet and item.seq == head.seq and self.channel.pop(item) is not None:
             return item
         return self.value if self.value is not None else MISSING
 
@@ -117,7 +121,10 @@ class Kept(Side):
         if limit is None:
             return True
         last = self.channel.items[-1].seq if self.channel.items else -1
-        return max(last, self.channel.settled) >= limit
+        if max(last, self.channel.settled) >= limit:
+            return True
+        self.passed(limit)  # what is still to come must find room
+        return False
 
     def _has(self, seq: int) -> bool:
         return (self.value is not None and self.value.seq == seq) or any(type(i) is Packet and i.seq == seq for i in list(self.channel.items))
@@ -162,16 +169,27 @@ class Kept(Side):
             if item is EOS:
                 return
             if type(item) is not Packet:
-                self.channel.pop()
+                self.channel.pop(item)
             elif item.epoch < epoch:
-                self.channel.pop()
-                self.channel.drop(item, "replaced")
+                if self.channel.pop(item) is not None:
+                    self.channel.drop(item, "replaced")
             elif item.epoch == epoch and counts(item):
-                self.channel.pop()
-                self.channel.taken += 1
-                self._keep(item)
+                if self.channel.pop(item) is not None:
+                    self.channel.taken += 1
+                    self._keep(item)
             else:
                 return
+
+    def passed(self, seq: int) -> None:
+        if self.edge.lag is None:
+            return  # these queues evict by themselves
+        before = self.node.previous
+        if self.edge.lag == 1 and before is None:
+            return
+        if self.edge.lag == 1:
+            self._advance(lambda item: item.seq <= before, self.node.epoch)
+        for packet in self.channel.superseded(seq):
+            self.channel.drop(packet, "replaced")
 
 
 def make_side(edge: Edge, node: NodeRun, channel: Channel | None) -> Side:

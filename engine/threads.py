@@ -221,6 +221,7 @@ class Threads:
 def next_offer(node: NodeRun, frames: Any, seq: int) -> Offer | None:
     """Pull one frame from a source; None at its end. Times the pull as the source's work."""
     session, site = node.session, node.site
+    node.catch_up()
     begun = session.clock.now()
     node.lane.busy = None
     item = None if seq == session.limit else next(frames, None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.graph import UNSET, Input
-from engine.plan import LOSSY, Edge, PlanNode
+from engine.plan import LOSSY, Edge
 
 if TYPE_CHECKING:
     from engine.compile import _Compiler
@@ -173,8 +173,8 @@ def assign_policies(compiler: _Compiler, order: list[str], links: list[Link], la
             link.credit = link.counted and not (lossy[link.source] or wanted in LOSSY)
             if link.role == "carry":
                 link.lag = 1
-            elif link.role == "hold" and not live:
-                link.lag = 1 if link.back else 0  # offline runs repeat themselves: a hold waits until it is settled
+            elif link.role in ("hold", "latest") and not live:
+                link.lag = 1 if link.back else 0  # offline runs repeat themselves: a kept value waits until it is settled
             elif link.role == "exact":
                 link.lag = 0
         trigger = next((ln for ln in mine if ln.role == "trigger"), None)
@@ -184,7 +184,13 @@ def assign_policies(compiler: _Compiler, order: list[str], links: list[Link], la
         lossy[name] = lossy[trigger.source] or trigger.policy in LOSSY
         for link in mine:
             if link.role == "exact":
-                _check_join(compiler, link, _drops(compiler, drops, link) - drops[name], live)
+                partner = _drops(compiler, drops, link)
+                _check_join(compiler, link, partner - drops[name], live)
+                drops[name] |= partner if link.given.missing == "skip" else frozenset()
+            if live and link is not trigger:
+                _check_wait(compiler, link, lossy, lanes)
+        if compiler.nodes[name].on_error == "skip":
+            drops[name] |= {f"{name}, which skips frames that fail"}
     for link in links:
         if link.role == "latest" and link.given.cap:
             compiler.say(link.path, "a side input that reads the newest value has no queue", fix="leave cap out")
@@ -212,13 +218,56 @@ def _check_join(compiler: _Compiler, link: Link, extra: frozenset[str], live: bo
         )  # fmt: skip
 
 
-def flag_bounds(nodes: list[PlanNode], edges: list[Edge]) -> list[Edge]:
+def _check_wait(compiler: _Compiler, link: Link, lossy: dict[str, bool], lanes: dict[str, str]) -> None:
+    """Live: what waits must not wait for a slow branch, nor may a branch that drops frames hold back those it does not want."""
+    if link.role not in ("exact", "carry"):
+        return
+    fix = "read it with hold" + (' or policy = "latest"' if link.role == "exact" else "")
+    if lanes[link.source] == SLOW != lanes[link.node]:
+        compiler.say(link.path, "this would wait for the slow lane with every frame", found=f"{link.source} on lane {SLOW!r}", fix=fix)
+    elif lossy[link.node] and not lossy[link.source] and (link.policy == "block" or link.role == "carry"):
+        compiler.say(link.path, "the node samples, and this input would keep every frame for it", found=f"{link.source}, which drops none", fix=fix)
+
+
+def check_batches(compiler: _Compiler, links: list[Link], kept: set[str], in_flight: int) -> None:
+    """A batch is refused where the frames it gathers could wait for each other, or for more frames than may be under way."""
+    nodes = [node for node in compiler.graph.nodes if node.name in kept and node.batch > 1]
+    room = 1 + sum(node.batch - 1 for node in nodes)
+    forward: dict[str, set[str]] = defaultdict(set)
+    for link in links:
+        if link.source and link.lag != 1:
+            forward[link.source].add(link.node)
+    for node in nodes:
+        path = f"node.{node.name}.batch"
+        if not compiler.specs[node.name].batches:
+            compiler.say(path, f"{node.op} works frame by frame and takes no batch", fix="leave batch out")
+        if in_flight < room:
+            compiler.say(path, "the batches of this graph gather more frames than may be under way", expected=f"graph.in_flight >= {room}",
+                         found=str(in_flight), fix=f"set graph.in_flight = {room}")  # fmt: skip
+        for link in links:
+            if link.node == node.name and link.param and link.source:
+                compiler.say(link.path, "a fed parameter changes from frame to frame, and a batch is one call", fix="leave batch out")
+            inside = _leads(link.node, node.name, forward) and _leads(node.name, link.source, forward)
+            if link.lag == 1 and inside:
+                compiler.say(path, f"a batch inside a loop: {link.node} needs the frame before from {link.source}", fix="leave batch out")
+            short = link.counted and link.policy == "block" and link.given.cap is not None and link.given.cap < room
+            if short:
+                compiler.say(f"{link.path}.cap", f"a queue shorter than what {node.name} gathers can stop the graph", expected=f">= {room}",
+                             found=str(link.given.cap), fix="leave cap out")  # fmt: skip
+
+
+def _leads(start: str, goal: str, after: dict[str, set[str]]) -> bool:
+    return start == goal or _reaches(start, goal, after)
+
+
+def flag_bounds(edges: list[Edge]) -> list[Edge]:
     """Mark the edges on which dropped frames must be announced: those that lead to a port that waits for settlement."""
     outgoing: dict[str, list[Edge]] = defaultdict(list)
     for edge in edges:
         outgoing[edge.source].append(edge)
     needed = {edge.id for edge in edges if edge.lag is not None}
-    batches = {node.name for node in nodes if node.batch > 1}
+    waiting = {edge.node for edge in edges if edge.lag is not None}  # their side inputs must learn which frames will not fire the node
+    needed |= {edge.id for edge in edges if edge.role == "trigger" and edge.node in waiting}
     grown = True
     while grown:
         more = {
@@ -227,4 +276,4 @@ def flag_bounds(nodes: list[PlanNode], edges: list[Edge]) -> list[Edge]:
         }  # fmt: skip
         grown = not more <= needed
         needed |= more
-    return [replace(edge, bounds=edge.id in needed or edge.node in batches) for edge in edges]
+    return [replace(edge, bounds=edge.id in needed) for edge in edges]
