@@ -71,13 +71,26 @@ def test_lines_grow_with_the_picture(size: int, half: int) -> None:
 def test_size_and_place_come_from_the_pose_unless_given() -> None:
     person = pose((3, 256, 128))
     person = Pose(person.people, (480, 640))
-    with Bench("pose.draw") as own, Bench("pose.draw", width=64, height=128) as given:
+    with Bench("pose.draw") as own, Bench("pose.draw", width=64, height=128, fit="stretch") as given:
         here, there = own(person).data, given(person).data
     assert here.shape == (480, 640, 3)
     assert there.shape == (128, 64, 3)
     for picture in (here, there):
         y, x = np.argwhere(picture.any(-1)).mean(0)
         assert (y / picture.shape[0], x / picture.shape[1]) == pytest.approx((0.25, 0.5), abs=0.01)
+
+
+@pytest.mark.parametrize(("fit", "centre", "apart"), [("cover", (0.5, 0.25), 80.0), ("contain", (0.5, 0.375), 40.0)])
+def test_people_keep_their_proportions_in_a_picture_of_another_shape(fit: str, centre: tuple[float, float], apart: float) -> None:
+    """From 400 x 200 into 200 x 200: two joints 40 px to either side of the middle, a quarter from the top."""
+    people = np.zeros((1, 18, 3), np.float32)
+    people[0, 3], people[0, 6] = (0.4, 0.25, 1), (0.6, 0.25, 1)
+    with Bench("pose.draw", width=200, height=200, fit=fit) as bench:
+        picture = bench(Pose(people, (200, 400))).data
+    left, right = (np.argwhere((picture == rgb(COLOURS[n])).all(-1)).mean(0) for n in (3, 6))
+    assert ((left + right) / 2 / 200)[::-1] == pytest.approx(centre, abs=0.01)
+    assert (right - left)[1] == pytest.approx(apart, abs=1.0)
+    assert people[0, 3, 0] == np.float32(0.4)  # what came in is not written to
 
 
 def test_what_is_hardly_seen_is_left_out_with_its_limbs() -> None:

@@ -105,6 +105,14 @@ def test_time_limits_looks_both_ways(scripted: Any) -> None:
     assert looked == [0, 4, 7]  # 1: too soon; 4: changed; 5 and 6: too soon; 7: changed back, late enough
 
 
+def test_a_scene_that_never_changes_is_looked_at_now_and_then(scripted: Any) -> None:
+    bench, eye = scripted("a man", scene_change=0.5, max_interval_ms=300.0)
+    with bench:
+        looked = [(bench(picture(0)).caption is not None) * index for index in range(20)]
+    assert [index for index in looked if index] == [8, 16]  # and the first
+    assert len(eye.questions) == 3
+
+
 def test_a_late_look_is_dropped(scripted: Any) -> None:
     clock = StepClock()
     bench, eye = scripted("a man", site_live=True, site_clock=clock, max_age_ms=1000.0)
