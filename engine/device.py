@@ -50,8 +50,8 @@ class Cuda(Host):
         cuda.set_stream(self._stream)
 
     def record(self, values: Iterable[tuple[str, Any]]) -> Any:
-        """An event after what was submitted so far; None where no result lives on the device or was copied from it."""
-        if not any(value is not None for _, value in values):
+        """An event after what was submitted so far; None where every result lies on the host, where it was complete when the call returned."""
+        if not any(getattr(getattr(value, "data", None), "is_cuda", False) for _, value in values):
             return None
         event = self._torch.cuda.Event(blocking=True)
         event.record(self._stream)
