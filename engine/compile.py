@@ -257,6 +257,8 @@ class _Compiler:
                     self._validate(spec, {**self.params[name], key: value}, f"node.{name}", set())
                 if (rule.range is None) == (not rule.choices):
                     self.say(path, "a knob has either a range or choices", fix="write range = [WORST, BEST] or choices = [BEST, …]")
+                if rule.follow and not all(isinstance(value, (int, float)) for value in rule.choices):
+                    self.say(f"{path}.follow", "only a knob of numbers can follow a signal", found=str(list(rule.choices)))
                 self._follow(path, rule.follow)
 
     def _follow(self, path: str, signal: str | None) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from engine.node import NodeRun
     from engine.session import Session
 
-EVERY = 8  # frames out between two decisions
+EVERY = 4  # frames out between two decisions
+WINDOW = 64  # frames looked at, at most
 QUIET_S = 20.0  # without an out-of-memory error before a rung is given back
 
 
@@ -34,9 +35,7 @@ class Governing:
         self.period_ms = 1000 / orders.target_fps if orders.target_fps else None
         self._out = 0
         self._mark: dict[str, int] = {}
-        self._ages = 0
         self._dropped = 0
-        self._settled_at = 0  # frames out when the last move had taken effect
 
     def tick(self) -> None:
         """Decide when enough frames have come out since the last time."""
@@ -68,8 +67,10 @@ class Governing:
                 continue  # a source waits for its stream, and a slow branch is allowed to be slow
             p50 = p95 = 0.0
             for node in lane.nodes:
-                recent = list(node.times)[-(node.count - self._mark.get(node.name, 0)) or len(node.times) :]
-                recent = recent[-64:]
+                fresh = min(node.count - self._mark.get(node.name, 0), WINDOW)
+                if fresh <= 0:
+                    return None  # no frame has run with the last settings yet
+                recent = list(node.times)[-fresh:]
                 p50 += percentile(recent, 50) / 1e6
                 p95 += percentile(recent, 95) / 1e6
                 frames = max(frames, len(recent))
@@ -77,7 +78,7 @@ class Governing:
         if not per_frame or not frames:
             return None
         busiest = max(per_frame)
-        ages = [age / 1e6 for age in list(session.ages)[-min(frames, 64) :]]
+        ages = [age / 1e6 for age in list(session.ages)[-min(frames, WINDOW) :]]
         dropped = sum(gate.drops["gate"] for gate in session.gates.values())
         self._dropped, dropped = dropped, dropped - self._dropped
         caps: dict[str, Any] = {}
@@ -90,8 +91,8 @@ class Governing:
         )  # fmt: skip
 
     def _forget(self) -> None:
-        """What was measured before a move says nothing about what comes after it."""
-        self._mark = {node.name: node.count for node in self.session.nodes.values()}
+        """What was measured before a move says nothing about what comes after it; nor do the frames that were already under way."""
+        self._mark = {node.name: node.count + self.session.plan.in_flight for node in self.session.nodes.values()}
 
     def _climb(self) -> None:
         session = self.session
