@@ -32,6 +32,7 @@ class Governing:
         orders = session.plan.govern
         self.enabled = enabled and orders.enabled and session.plan.live and bool(orders.knobs)
         self.state = State.start(self.rules)
+        self._governed = {rule.set.partition(".")[0] for rule in orders.knobs}
         self.period_ms = 1000 / orders.target_fps if orders.target_fps else None
         self._out = 0
         self._mark: dict[str, int] = {}
@@ -68,8 +69,10 @@ class Governing:
             p50 = p95 = 0.0
             for node in lane.nodes:
                 fresh = min(node.count - self._mark.get(node.name, 0), WINDOW)
-                if fresh <= 0:
+                if fresh <= 0 and node.name in self._governed:
                     return None  # no frame has run with the last settings yet
+                if fresh <= 0:
+                    continue
                 recent = list(node.times)[-fresh:]
                 p50 += percentile(recent, 50) / 1e6
                 p95 += percentile(recent, 95) / 1e6
