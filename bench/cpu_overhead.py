@@ -68,6 +68,7 @@ def ours(stub: dict[str, Any], run: int) -> tuple[Callable[[Any, Any], Any], Cal
     import torch
 
     from engine.testing import Bench
+    from operators.diffusion.coder import Coder
     from operators.diffusion.models import Models, Net
     from operators.diffusion.pixels import Intake, Outlet
     from operators.diffusion.schedule import Noise
@@ -77,7 +78,8 @@ def ours(stub: dict[str, Any], run: int) -> tuple[Callable[[Any, Any], Any], Cal
         def _load(self, device: torch.device) -> Models:
             net = copy.copy(stub["controlnet"])
             net._modules = {**net._modules, "controlnet_cond_embedding": torch.nn.Sequential()}
-            return Models(stub["unet"], stub["vae"], stub["text"], None, Noise.read(SCHEDULER), "ddim", device, torch.float32, [Net(net, 0.9)])
+            noise, coder = Noise.read(SCHEDULER), Coder(stub["vae"], torch.float32)
+            return Models(stub["unet"], coder, stub["text"], None, noise, "ddim", device, torch.float32, [Net(net, 0.9)])
 
     from engine.payload import Image
 

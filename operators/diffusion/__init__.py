@@ -10,6 +10,7 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
+from operators.diffusion.codec import Decode, Encode
 from operators.diffusion.stream import Painted, Stream
 
-__all__ = ["Painted", "Stream"]
+__all__ = ["Decode", "Encode", "Painted", "Stream"]

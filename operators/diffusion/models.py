@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import MissingError, UsageError
-from operators.diffusion import checkpoint
+from operators.diffusion import checkpoint, coder
+from operators.diffusion.coder import Coder
 from operators.diffusion.schedule import FROM_CLASS, Noise, Sampler
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ class Net:
 
 @dataclass(eq=False)
 class Models:
-    """What a painting node computes with. `fold`: pixels per latent cell; `grain`: working sizes are multiples of it."""
+    """What a painting node computes with. `grain`: working sizes are multiples of it. `native`: pixels of the short side it was trained at."""
 
     unet: Any
-    vae: Any
+    coder: Coder
     text: Any
     tokenizer: Any
     noise: Noise
@@ -66,46 +67,39 @@ class Models:
     relieved: bool = False
 
     def __post_init__(self) -> None:
-        settings = self.vae.config
-        blocks = settings.get("block_out_channels") or settings.get("encoder_block_out_channels")
-        self.tiny = "encoder_block_out_channels" in settings
-        self.fold = 2 ** (len(blocks) - 1)
+        self.fold = self.coder.fold
         self.grain = self.fold * 2 ** (len(self.unet.config.block_out_channels) - 1)
         self.channels = int(self.unet.config.in_channels)
         self.native = int(self.unet.config.sample_size or 64) * self.fold
-        self.vae_dtype = self.vae.dtype if hasattr(self.vae, "dtype") else self.dtype
-        self.vae_scale = float(settings.get("scaling_factor") or 1.0)
-
-    # ---- pixels and latents
 
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
-        """The clean latent (1, C, h, w) float32 of pixels (1, 3, H, W) in -1..1: the mean of a variational encoder."""
-        with self.use(self.vae):
-            found = self.vae.encode(picture.to(self.vae_dtype))
-        clean = found.latents if self.tiny else found.latent_dist.mode()
-        return clean.float() * self.vae_scale
+        """See Coder.encode."""
+        with self.use(self.coder.module):
+            return self.coder.encode(picture)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Pixels (1, 3, H, W), about -1..1, of a latent."""
-        latent = (latent / self.vae_scale if self.vae_scale != 1 else latent).to(self.vae_dtype)
-        with self.use(self.vae):
-            return self.vae.decode(latent, return_dict=False)[0]
+        """See Coder.decode."""
+        with self.use(self.coder.module):
+            return self.coder.decode(latent)
 
     def cast(self, dtype: torch.dtype) -> None:
         """Compute in `dtype` from now on."""
-        if dtype is self.dtype:
-            return
         import torch
 
-        for module in (self.unet, *self._guests()):
-            torch.nn.Module.to(module, dtype)  # past the warnings of diffusers about parts that none of these have
-        self.dtype = self.vae_dtype = dtype
+        if dtype is self.dtype:
+            return
+        for module in (self.unet, self.text, *self._parts_of_nets()):
+            torch.nn.Module.to(module, dtype)
+        self.coder.cast(dtype)
+        self.dtype = dtype
 
     # ---- memory
 
+    def _parts_of_nets(self) -> list[Any]:
+        return list({id(module): module for net in self.nets for module in (net.module, net.embedding)}.values())
+
     def _guests(self) -> list[Any]:
-        shared = {id(module): module for net in self.nets for module in (net.module, net.embedding)}
-        return [self.text, self.vae, *shared.values()]
+        return [self.text, self.coder.module, *self._parts_of_nets()]
 
     def relieve(self) -> bool:
         """Keep everything but the UNet off the device except while it works; False where that is so already."""
@@ -148,23 +142,28 @@ def load(model: str, nets: Sequence[Any], vae: str | None, *, device: torch.devi
     """The modules of `model` with its ControlNets and, where given, another autoencoder. Raises MissingError or UsageError."""
     folder = checkpoint.locate(model)
     parts = [(checkpoint.locate(net["model"]), net["model"]) for net in nets]
-    coder = (checkpoint.locate(vae), vae) if vae else (folder / "vae", model)
-    return _assemble(folder, model, parts, nets, coder, device, dtype)
+    return _assemble(folder, model, parts, nets, coder.place(vae or model), device, dtype)
 
 
-def load_embedded(nets: Sequence[Any], *, device: torch.device, dtype: torch.dtype) -> Models:
-    """The small model that ships with the package, its ControlNet standing in for each of `nets`."""
+def embedded_folder() -> Path:
+    """Where the small model lies that ships with the package. Raises MissingError where it does not."""
     from operators.embedded import root
 
     folder = Path(root())
     if not (folder / "unet").is_dir():
         raise MissingError(f"the embedded model is not in {folder}", fix="install the package again: its weights belong to it")
+    return folder
+
+
+def load_embedded(nets: Sequence[Any], *, device: torch.device, dtype: torch.dtype) -> Models:
+    """The small model that ships with the package, its ControlNet standing in for each of `nets`."""
+    folder = embedded_folder()
     parts = [(folder / "controlnet", "embedded")] * len(nets)
     return _assemble(folder, "embedded", parts, nets, (folder / "vae", "embedded"), device, dtype)
 
 
 def _assemble(
-    folder: Path, model: str, parts: list[tuple[Path, str]], nets: Sequence[Any], coder: tuple[Path, str], device: torch.device,
+    folder: Path, model: str, parts: list[tuple[Path, str]], nets: Sequence[Any], vae: tuple[Path, str], device: torch.device,
     dtype: torch.dtype,
 ) -> Models:  # fmt: skip
     import torch
@@ -173,16 +172,11 @@ def _assemble(
     if settings.get("addition_embed_type") == "text_time":
         raise UsageError(f"model {model}: expected a model of the Stable Diffusion 1.x or 2.x class, found one of the SDXL class")
     scheduler = checkpoint.config(folder / "scheduler", model, "scheduler_config.json")
-    coder_kind = str(checkpoint.config(*coder).get("_class_name"))
-    if coder_kind not in ("AutoencoderKL", "AutoencoderTiny"):
-        raise UsageError(f"model {coder[1]}: expected an AutoencoderKL or AutoencoderTiny, found {coder_kind}")
     unet = checkpoint.module("UNet2DConditionModel", folder / "unet", model, dtype)
     text = checkpoint.module("CLIPTextModel", folder / "text_encoder", model, dtype)
-    # A full decoder whose activations overflow half precision says so in its configuration.
-    wide = coder_kind == "AutoencoderKL" and dtype is torch.float16 and checkpoint.config(*coder).get("force_upcast", True)
-    decoder = checkpoint.module(coder_kind, *coder, torch.float32 if wide else dtype)
+    pixels = coder.load(*vae, dtype)
     tokens = checkpoint.tokenizer(folder / "tokenizer", model)
-    _fits(model, unet, text, decoder, coder[1])
+    _fits(model, unet, text, pixels.channels, vae[1])
     loaded: dict[Path, Net] = {}
     used: list[Net] = []
     for (path, name), net in zip(parts, nets, strict=True):
@@ -195,7 +189,7 @@ def _assemble(
         loaded[path] = Net(body, *wish)
         used.append(loaded[path])
     models = Models(
-        unet, decoder, text, tokens, Noise.read(scheduler), FROM_CLASS.get(str(scheduler.get("_class_name")), "dpm++"), device, dtype, used
+        unet, pixels, text, tokens, Noise.read(scheduler), FROM_CLASS.get(str(scheduler.get("_class_name")), "dpm++"), device, dtype, used
     )  # fmt: skip
     for each in (unet, *models._guests()):
         each.to(device)
@@ -204,13 +198,13 @@ def _assemble(
     return models
 
 
-def _fits(model: str, unet: Any, text: Any, vae: Any, vae_name: str) -> None:
+def _fits(model: str, unet: Any, text: Any, given: int, vae: str) -> None:
     width, need = int(text.config.hidden_size), unet.config.cross_attention_dim
     if width != need:
         raise UsageError(f"model {model}: the UNet expects text of width {need}, found a text encoder of width {width}")
-    channels, given = int(unet.config.in_channels), int(vae.config.latent_channels)
+    channels = int(unet.config.in_channels)
     if channels != given:
-        raise UsageError(f"model {model}: the UNet expects latents of {channels} channels, found {given} in the autoencoder {vae_name}")
+        raise UsageError(f"model {model}: the UNet expects latents of {channels} channels, found {given} in the autoencoder {vae}")
 
 
 def _net_fits(model: str, unet: Any, name: str, net: Any) -> None:

@@ -68,8 +68,9 @@ class Stream(Operator):
     Noise. fresh_noise 0 keeps one noise for the epoch, which holds a picture still; 1 draws anew each frame; values between move on the
     sphere between the two. Noise is keyed by seed, node, epoch and frame number, never by what was dropped.
 
-    Size. `size` is the short side worked at, rounded to what the model divides; `width` and `height` (default: `size` at open) are what
-    leaves the node, whatever `size` is moved to. Inputs are cut to the proportions of the output (fit = "crop") or bent to them.
+    Size. `width` and `height` (default: `size` at open) are what leaves the node. `size` is the short side worked at, never more than
+    that of the output, rounded to what the model divides; moving it leaves the output's size as it is. Inputs are cut to the proportions of
+    the output (fit = "crop") or bent to them.
 
     Guidance. "none": one pass a step. "cfg": classifier-free (arXiv 2207.12598), two passes a step. "rcfg-self": residual guidance against the
     frame's source (arXiv 2312.12491), one pass. guidance_scale none: 7.5 for cfg, 1.4 for rcfg-self, 8.5 for latent consistency models,
@@ -149,7 +150,7 @@ class Stream(Operator):
         self._loop = Loop(models, reuse)
         self._conditioning = Conditioning(Encoder(models, site.event))
         self._noise = Noise(models.device)
-        self._image = Intake(models.device, models.vae_dtype, -1.0, self.fit)
+        self._image = Intake(models.device, models.coder.dtype, -1.0, self.fit)
         self._controls = [Intake(models.device, models.dtype, 0.0, self.fit) for _ in models.nets]
         self._features: list[torch.Tensor | None] = [None] * len(models.nets)
         self._scales = [torch.zeros((), device=models.device) for _ in models.nets]
@@ -269,8 +270,8 @@ class Stream(Operator):
 
     def _working(self, models: Models) -> tuple[int, int]:
         """Height and width worked at: the output's proportions with `size` as the short side, in multiples of the model's grain."""
-        side = min(self.size, models.native) if self.site.embedded else self.size
         short, grain = min(self._output), models.grain
+        side = min(self.size, short, models.native if self.site.embedded else short)
         height, width = (max(grain, round(edge * side / short / grain) * grain) for edge in self._output)
         return height, width
 

@@ -1,0 +1,140 @@
+"""diffusion.encode and diffusion.decode: the autoencoder on its own, such as full-quality pictures from the latents of a fast stream.
+
+Invariant: decode(encode(picture)) is what the autoencoder makes of the picture, in the latent scale that diffusion.stream reads and emits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from engine.errors import MediaError, UsageError
+from engine.operator import HOST_RGB, Operator, Range, operator
+from engine.payload import Image, Latent
+
+if TYPE_CHECKING:
+    from engine.site import Site
+    from operators.diffusion.coder import Coder
+
+
+class _Codec(Operator):
+    """An autoencoder with a life."""
+
+    def __init__(self, vae: str, dtype: str) -> None:
+        self.vae, self.dtype = vae, dtype
+        self.coder: Coder | None = None
+        self.away = False
+
+    def open(self, site: Site) -> None:
+        """Load and place it. Raises MissingError or UsageError as diffusion.stream does."""
+        import torch
+
+        from operators.diffusion import coder
+        from operators.diffusion.models import embedded_folder
+
+        super().open(site)
+        self.device = torch.device(site.device)
+        kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        dtype = kinds.get(self.dtype, torch.float32 if self.device.type == "cpu" else torch.float16)
+        where = (embedded_folder() / "vae", "embedded") if site.embedded else coder.place(self.vae)
+        self.coder = coder.load(*where, dtype)
+        self.coder.module.to(self.device, memory_format=torch.channels_last)
+
+    def relieve(self) -> bool:
+        """Keep the autoencoder off the device between frames."""
+        if self.coder is None or self.away:
+            return False
+        self.away = True
+        self.coder.module.to("cpu")
+        return True
+
+    def restore(self) -> None:
+        if self.coder is not None and self.away:
+            self.coder.module.to(self.device)
+        self.away = False
+
+    def close(self) -> None:
+        self.coder = None
+
+    def _work(self, what: str, value: Any) -> Any:
+        assert self.coder is not None
+        if not self.away:
+            return getattr(self.coder, what)(value)
+        self.coder.module.to(self.device)
+        try:
+            return getattr(self.coder, what)(value)
+        finally:
+            self.coder.module.to("cpu")
+
+
+@operator("diffusion.encode")
+class Encode(_Codec):
+    """The clean latent of a picture, in the scale the UNet sees.
+
+    `vae`: a model with an autoencoder, or an autoencoder of its own (full or tiny). The picture is cut in the middle to multiples of what the
+    autoencoder folds into one cell (8 pixels in Stable Diffusion).
+    """
+
+    def __init__(self, *, vae: str, dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto") -> None:
+        super().__init__(vae, dtype)
+
+    def open(self, site: Site) -> None:
+        from operators.diffusion.pixels import Intake
+
+        super().open(site)
+        assert self.coder is not None
+        self._intake = Intake(self.device, self.coder.dtype, -1.0, "crop")
+
+    def __call__(self, image: Annotated[Image, HOST_RGB]) -> Latent:
+        import torch
+
+        assert self.coder is not None
+        fold = self.coder.fold
+        size = (image.height // fold * fold, image.width // fold * fold)
+        if not all(size):
+            raise MediaError(f"expected a picture of at least {fold} x {fold} pixels, found {image!r}")
+        with torch.inference_mode():
+            self._intake.take(image, size)
+            found = self._work("encode", self._intake.tensor)
+        return Latent(found.clone())
+
+
+@operator("diffusion.decode")
+class Decode(_Codec):
+    """The picture of a latent, at its own size or at `width` x `height`.
+
+    `vae`: a model with an autoencoder, or an autoencoder of its own. With the full one, pictures of every n-th frame are snapshots in a
+    quality that the tiny decoder of a live stream does not reach. Raises MediaError for a latent that is not finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        vae: str,
+        dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
+        width: Annotated[int | None, Range(8, 8192)] = None,
+        height: Annotated[int | None, Range(8, 8192)] = None,
+    ) -> None:
+        super().__init__(vae, dtype)
+        self.width, self.height = width, height
+
+    def open(self, site: Site) -> None:
+        from operators.diffusion.pixels import Outlet
+
+        super().open(site)
+        self._outlet = Outlet()
+
+    def __call__(self, latent: Latent) -> Annotated[Image, HOST_RGB]:
+        import torch
+
+        assert self.coder is not None
+        data = torch.as_tensor(latent.data)
+        if data.ndim != 4 or data.shape[1] != self.coder.channels:
+            raise UsageError(f"latent: expected (1, {self.coder.channels}, h, w), found {tuple(data.shape)}", fix="take the vae of its model")
+        with torch.inference_mode():
+            data = data.to(self.device, torch.float32)
+            pixels = self._work("decode", data)
+            size = (self.height or int(pixels.shape[2]), self.width or int(pixels.shape[3]))
+            picture = self._outlet.emit(pixels, data, size, self.site)
+        if picture is None:
+            raise MediaError("the latent or its picture is not finite")
+        return picture

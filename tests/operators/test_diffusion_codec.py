@@ -1,0 +1,69 @@
+"""diffusion.encode and diffusion.decode against diffusers' autoencoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from diffusion_checkpoints import checkpoints, picture, skeleton, stream  # noqa: E402
+
+from engine.errors import MediaError, UsageError  # noqa: E402
+from engine.payload import Image, Latent  # noqa: E402
+from engine.testing import Bench  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_encode_is_the_mean_in_the_scale_of_the_unet() -> None:
+    vae = diffusers.AutoencoderKL.from_pretrained(Path(checkpoints().model) / "vae", local_files_only=True)
+    data = picture(3, 64, 96)
+    with Bench("diffusion.encode", vae=checkpoints().model) as bench:
+        found = bench(Image(data)).data
+    with torch.no_grad():
+        mean = vae.encode(torch.from_numpy(data).permute(2, 0, 1)[None].float() / 127.5 - 1).latent_dist.mean
+    assert tuple(found.shape) == (1, 4, 8, 12)
+    assert torch.allclose(found, mean * vae.config.scaling_factor, atol=1e-5)
+
+
+def test_decode_paints_what_the_stream_paints() -> None:
+    with stream() as bench:
+        painted = bench(skeleton())
+    with Bench("diffusion.decode", vae=checkpoints().taesd) as bench:
+        assert np.array_equal(bench(painted.latent).data, painted.image.data)
+    with Bench("diffusion.decode", vae=checkpoints().model, width=40, height=24) as bench:
+        other = bench(painted.latent).data
+    assert other.shape == (24, 40, 3)
+
+
+def test_relief_changes_nothing_but_place() -> None:
+    latent = Latent(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    with Bench("diffusion.decode", vae=checkpoints().taesd) as bench:
+        plain = bench(latent).data.copy()
+        assert bench.operator.relieve()
+        assert not bench.operator.relieve()
+        assert np.array_equal(bench(latent).data, plain)
+        bench.operator.restore()
+        assert bench.operator.relieve()
+
+
+def test_bad_input() -> None:
+    with Bench("diffusion.decode", vae=checkpoints().taesd) as bench:
+        with pytest.raises(UsageError, match=r"expected \(1, 4, h, w\), found \(1, 8, 8, 8\)"):
+            bench(Latent(torch.zeros(1, 8, 8, 8)))
+        with pytest.raises(MediaError, match="not finite"):
+            bench(Latent(torch.full((1, 4, 8, 8), float("nan"))))
+    with Bench("diffusion.encode", vae=checkpoints().taesd) as bench, pytest.raises(MediaError, match="at least 8 x 8"):
+        bench(Image(np.zeros((4, 64, 3), np.uint8)))
