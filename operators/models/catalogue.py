@@ -68,7 +68,7 @@ MODELS: tuple[Model, ...] = (
     Model(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "hub", "text to image, 512 px (Stable Diffusion 1.5)", round(2.13 * GB),
         "CreativeML-OpenRAIL-M", "https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5",
-        files=("model_index.json", "*/*.json", "*/*.txt", "*/*.fp16.safetensors"),
+        files=("model_index.json", "*/*.json", "*/*.txt", *(f"{part}/*.fp16.safetensors" for part in ("unet", "vae", "text_encoder"))),
     ),
     Model(
         "lllyasviel/control_v11p_sd15_openpose", "hub", "ControlNet for skeleton pictures", round(0.72 * GB), "OpenRAIL",
@@ -82,6 +82,11 @@ MODELS: tuple[Model, ...] = (
         "SimianLuo/LCM_Dreamshaper_v7", "hub", "few-step text to image (latent consistency)", round(4.3 * GB), "MIT",
         "https://huggingface.co/SimianLuo/LCM_Dreamshaper_v7",
         files=("model_index.json", "*/*.json", "*/*.txt", "unet/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors"),
+    ),
+    Model(
+        "stabilityai/sd-turbo", "hub", "text to image in one to four steps (Stable Diffusion 2.1, distilled)", round(2.58 * GB),
+        "Stability AI Community", "https://huggingface.co/stabilityai/sd-turbo",
+        files=("model_index.json", "*/*.json", "*/*.txt", *(f"{part}/*.fp16.safetensors" for part in ("unet", "vae", "text_encoder"))),
     ),
     Model(
         "Qwen/Qwen2-VL-2B-Instruct", "hub", "picture to text, for vlm.refine", round(4.4 * GB), "Apache-2.0",

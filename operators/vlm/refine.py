@@ -145,7 +145,9 @@ class Refine(Operator):
 
     def relieve(self) -> bool:
         """Move the model off the device; no picture is looked at until it is back."""
-        self._rested = self._eye is not None and self._eye.relieve()
+        if self._rested or self._eye is None:
+            return False
+        self._rested = self._eye.relieve()
         return self._rested
 
     def restore(self) -> None:

@@ -144,6 +144,22 @@ def test_two_people_keep_their_places() -> None:
 
 
 @pytest.mark.usefixtures("model")
+def test_a_drawn_dancer_is_found_where_she_was_drawn() -> None:
+    """A rendered figure has a known pose: most joints must lie within a few hundredths of the picture."""
+    from operators.figure.sequence import draw_scene, render
+
+    off = []
+    with Bench("pose.mediapipe", smoothing=0.0) as bench:
+        for seed in (1, 3, 5, 9):
+            frame = render(draw_scene(seed, steady=True, kind="person", style="soft"), 0.2, 256)
+            bench.new_epoch()
+            for person in bench(Image(frame.image)).pose.people:
+                off.append(float(np.median(np.hypot(*(person[:, :2] - frame.pose[:, :2]).T))))
+    assert len(off) >= 3
+    assert np.median(off) < 0.03
+
+
+@pytest.mark.usefixtures("model")
 def test_smoothing_is_live_and_calms() -> None:
     clip = frames()[:10]
     with Bench("pose.mediapipe", smoothing=0.0) as raw, Bench("pose.mediapipe", smoothing=0.9) as calm:

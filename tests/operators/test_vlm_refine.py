@@ -134,6 +134,7 @@ def test_nothing_is_looked_at_while_the_weights_are_off_the_device(scripted: Any
     bench, eye = scripted("a man")
     with bench:
         assert bench.operator.relieve()
+        assert not bench.operator.relieve()  # there is nothing more to free
         assert bench(picture(0)).caption is None
         bench.operator.restore()
         assert bench(picture(0)).caption.text == "a man"
