@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.report import as_json, complain, complain_of, tell
+from engine.cli.report import as_json, complain, tell
 from engine.errors import Diagnostic, EngineError, GraphError, UsageError
 
 if TYPE_CHECKING:
@@ -51,11 +51,9 @@ def check(graphs: Sequence[str], sets: Sequence[str], params: Sequence[str], *, 
     for graph in graphs:
         try:
             plan = compiled(graph, sets, params, embedded=embedded)
-        except GraphError as error:
-            complain_of(error.diagnostics)
-            code = code or error.exit_code
         except EngineError as error:
-            code = code or complain(error)
+            found = complain(error)
+            code = code or found
         else:
             tell(f"{graph}: ok, {len(plan.nodes)} nodes on {len(plan.lanes)} lanes, plan {plan.hash[:12]}")
             for note in plan.notes:

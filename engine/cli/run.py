@@ -100,7 +100,7 @@ class Watched(Session):
     """A session under the eyes of the command line: its events are logged, its limits kept, its progress shown."""
 
     def __init__(self, plan: Plan, options: Options, log: Log) -> None:
-        self.log, self.options = log, options
+        self.log, self.options, self.begun = log, options, 0
         super().__init__(
             plan, executor="inline" if options.inline else "threaded", device=_device(options.device), poison=options.poison,
             govern=options.govern, frames=options.frames,
@@ -118,7 +118,8 @@ class Watched(Session):
         def tick(session: Session) -> None:
             self.log.write()
             entered = sum(gate.entered for gate in self.gates.values())
-            if duration is not None and entered and (self.clock.now() - self.started) / 1e9 >= duration:
+            self.begun = self.begun or (self.clock.now() if entered else 0)
+            if duration is not None and self.begun and (self.clock.now() - self.begun) / 1e9 >= duration:
                 self.stop()
             stops.carry_out(self, begun=entered > 0, say=view.say)
             view.tick()

@@ -154,11 +154,7 @@ class Lines(Silent):
             return
         self._pause = min(LINE_S, self._pause * 2)
         self._next = now + self._pause
-        reading = self.meter.read()
-        if reading.opening:
-            report.say(f"{report.clock(reading.seconds)}  opening {', '.join(reading.opening)}")
-            return
-        report.say(line(reading))
+        report.say(line(self.meter.read()))
 
 
 class Screen(Silent):
@@ -229,7 +225,8 @@ class Screen(Silent):
         return table
 
     def _events(self) -> list[str]:
-        return [event_text(self.session, event) for event in reversed(recent(self.session.events, 4))]
+        told = [e for e in recent(self.session.events, 32) if e.get("by") != "governor"]  # its own event says why
+        return [event_text(self.session, event) for event in reversed(told[:4])]
 
 
 def make_view(session: Session, *, quiet: bool, frames: int | None = None, duration: float | None = None) -> Silent:
@@ -246,6 +243,9 @@ def make_view(session: Session, *, quiet: bool, frames: int | None = None, durat
 def line(reading: Reading) -> str:
     """A reading in one line."""
     frames, age = reading.frames, reading.age_ms
+    if not frames["in"]:
+        state = f"opening {', '.join(reading.opening)}" if reading.opening else "waiting for the first frame"
+        return f"{report.clock(reading.seconds)}  {state}"
     parts = [report.clock(reading.seconds), f"in {frames['in']} out {frames['out']}", f"{report.number(reading.rate)} fps"]
     parts += [f"age {'/'.join(report.number(a) for a in age)} ms"] if frames["out"] else []
     parts += [f"drops {report.listed(frames['drops'])}"] if frames["drops"] else []
