@@ -39,9 +39,16 @@ class Gate:
         self.drops: Counter[str] = Counter()
         self.finished = False
         self.lock = threading.RLock()
+        self.others: list[Gate] = []  # those it takes turns with
+        self.turn = (0, source.plan.order)  # seq of the next frame, place among the gates
         self.emptied = threading.Condition(self.lock)
         self._pumping = False
         self._last: tuple[int, int] = (-1, -(2**63))  # epoch and pts of the last frame admitted
+
+    def take_turns(self, others: list[Gate], lock: threading.RLock) -> None:
+        """Keep in step with `others`, under one lock with them. Called before anything runs."""
+        self.others, self.lock = others, lock
+        self.emptied = threading.Condition(lock)
 
     # ---- source side
 
@@ -60,6 +67,12 @@ class Gate:
             self.slot = offer
             self.pump()
 
+    def _open(self) -> bool:
+        """Whether a frame may go in. Sources that take turns keep in step, so that a reset meets the same frames of the others every time."""
+        if self.credits <= 0 or self.session.aborting.is_set():
+            return False
+        return all(gate.source.finished or gate.turn > self.turn for gate in self.others) and not self.source.blocked()
+
     def finish(self) -> None:
         """The source has ended: the end marker follows the frame that still waits."""
         with self.lock:
@@ -73,12 +86,17 @@ class Gate:
                 return
             self._pumping = True
             try:
-                while self.slot is not None and self.credits > 0 and not self.session.aborting.is_set() and not self.source.blocked():
+                while self.slot is not None and self._open():
                     offer, self.slot = self.slot, None
+                    self.turn = (offer.seq + 1, self.turn[1])
                     self._admit(offer)
+                    for gate in self.others:
+                        gate.pump()
                 if self.finished and self.slot is None and not self.source.finished:
                     self.source.finished = True
                     self.source.emit.eos()
+                    for gate in self.others:
+                        gate.pump()
                 if self.slot is None:
                     self.emptied.notify_all()
             finally:

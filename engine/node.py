@@ -133,13 +133,15 @@ class NodeRun:
             return None
         head = self._claimed or self.trigger.head()
         if head is None:
+            for side in self.waits:  # a partner of a frame that will not come may arrive after that was known
+                side.passed(self.trigger.settled)
             return None
         if type(head) is Packet and not self.dead and not self._settled(head):
             return None
         return None if self.blocked() else head.seq
 
     def _settled(self, head: Packet) -> bool:
-        return not self.waits or all(side.settled(head) for side in self.waits)
+        return not self.waits or all([side.settled(head) for side in self.waits])  # a list: each lets go of what it need not keep
 
     # ---- firing
 

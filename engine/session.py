@@ -117,6 +117,10 @@ class Session:
             if spec.source:
                 lossy = self.plan.live and self.replay is None  # a replayed gate drops what was dropped, and waits otherwise
                 run.gate = self.gates[node.name] = Gate(run, self, credits=self.plan.in_flight, lossy=lossy)
+        if not self.plan.live and len(self.gates) > 1:
+            together = threading.RLock()
+            for gate in self.gates.values():
+                gate.take_turns([other for other in self.gates.values() if other is not gate], together)
         for edge in self.plan.edges:
             consumer = self.nodes[edge.node]
             channel = None

@@ -25,6 +25,8 @@ class Side:
     def __init__(self, edge: Edge, node: NodeRun, channel: Channel | None) -> None:
         self.edge, self.node, self.channel = edge, node, channel
         self.value: Packet | None = None  # kept from frame to frame, with its buffers
+        self.lends = node.plan.batch > 1  # a kept value may be replaced before the batch is called that was given it
+        self._lent: list[Packet] = []
         self._last_read = -1
 
     def settled(self, head: Packet) -> bool:
@@ -56,6 +58,28 @@ class Side:
         old, self.value = self.value, packet
         if old is not None and self.channel is not None:
             self.channel.let_go(old)
+
+    @staticmethod
+    def _copy(packet: Packet) -> Packet:
+        """The packet once more, with its buffers but without its frame: it may be kept for long, and the frame's credit must not."""
+        copy = packet.with_payload(packet.payload, packet.leases, packet.ready)
+        copy.frame = None
+        for lease in copy.leases:
+            lease.retain()
+        return copy
+
+    def _lend(self, packet: Packet) -> Packet:
+        """A kept value for one call, whatever happens to it meanwhile; `_return` ends that."""
+        copy = self._copy(packet)
+        self._lent.append(copy)
+        return copy
+
+    def _return(self, value: Any) -> bool:
+        if value not in self._lent or self.channel is None:
+            return False
+        self._lent.remove(value)
+        self.channel.let_go(value)
+        return True
 
     def _default(self) -> Any:
         return MISSING if self.edge.hold is UNSET else self.edge.hold
@@ -90,19 +114,14 @@ class Exact(Side):
     def read(self, head: Packet) -> Any:
         item = self.channel.head()
         if type(item) is Packet and item.seq == head.seq and self.channel.pop(item) is not None:
+            if self.edge.missing == "reuse":
+                self._keep(self._copy(item))
             return item
-        return self.value if self.value is not None else MISSING
+        return self._lend(self.value) if self.value is not None else MISSING
 
     def used(self, value: Any) -> None:
-        if type(value) is not Packet or value is self.value:
-            return
-        if self.edge.missing == "reuse":
-            copy = value.with_payload(value.payload, value.leases)
-            copy.frame = None  # the value may be kept for long; the frame's credit must not
-            for lease in copy.leases:
-                lease.retain()
-            self._keep(copy)
-        self.channel.done(value)
+        if type(value) is Packet and not self._return(value):
+            self.channel.done(value)
 
 
 class Kept(Side):
@@ -145,7 +164,12 @@ class Kept(Side):
         value = self.value
         if value is not None and self.edge.max_age_ms is not None and head.pts - value.pts > self.edge.max_age_ms * 1e6:
             return self._default()
-        return self._default() if value is None else value
+        if value is None:
+            return self._default()
+        return self._lend(value) if self.lends else value
+
+    def used(self, value: Any) -> None:
+        self._return(value)
 
     def _advance_asynchronous(self, head: Packet) -> None:
         session, edge = self.node.session, self.edge

@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from engine.channel import EOS
 from engine.emit import leases_of
 from engine.errors import Cancelled, EngineError, OperatorError, RunError, StallError
 from engine.gate import Offer
@@ -211,7 +210,9 @@ class Threads:
         if moved != self._progress[0] or any(lane.busy for lane in session.lanes.values()):
             self._progress = (moved, now)
             return
-        waiting = [n for n in session.nodes.values() if n.trigger is not None and n.trigger.packets and not n._group]
+        # While a source waits for its stream, a join may rightly wait for the source.
+        shut = all(gate.source.finished or gate.slot is not None for gate in session.gates.values())
+        waiting = shut and any(gate.in_flight for gate in session.gates.values())
         if now - self._progress[1] < STALL_S or not waiting or any(not inbox.empty() for inbox in self._inboxes.values()):
             return
         session.errors.append(diagnose(session))
@@ -249,22 +250,28 @@ def next_offer(node: NodeRun, frames: Any, seq: int) -> Offer | None:
 
 def diagnose(session: Session) -> StallError:
     """Who waits for whom, as an error."""
-    waits: dict[str, str] = {}
-    for node in session.nodes.values():
-        head = None if node.trigger is None else node._claimed or node.trigger.head()
-        if head is None or head is EOS or node.finished:
-            continue
-        side = next((s for s in node.waits if type(head) is Packet and not s.settled(head)), None)
-        full = next((c for c in node.emit.all if c.full), None)
-        if side is not None:
-            waits[node.name] = side.edge.source
-        elif full is not None:
-            waits[node.name] = full.edge.node
+    waits = {node.name: other for node in session.nodes.values() if (other := _waits_for(node)) is not None}
     chain: list[str] = []
     at = next(iter(waits), None)
     while at is not None and at not in chain:
         chain.append(at)
         at = waits.get(at)
-    cycle = (*chain, at) if at is not None else tuple(chain)
+    cycle = (*chain[chain.index(at):], at) if at is not None else tuple(chain)
     text = " waits for ".join(cycle) or "no node can fire"
-    return StallError(f"nothing moves: {text}", tuple(cycle))
+    return StallError(f"nothing moves: {text}", cycle)
+
+
+def _waits_for(node: NodeRun) -> str | None:
+    """The node that has to do something before this one can."""
+    full = next((c.edge.node for c in node.emit.all if c.full), None)
+    if node.finished or full is not None:
+        return full
+    if node.gate is not None:
+        held = (c.edge.node for c in node.session.channels if c.edge.credit and c.packets)
+        return next(held, None) if node.gate.slot is not None else None
+    assert node.trigger is not None
+    head = node._claimed or node.trigger.head()
+    if type(head) is Packet:
+        return next((s.edge.source for s in node.waits if not s.settled(head)), None)
+    held_here = node._group or any(side.channel is not None and side.channel.packets for side in node.sides)
+    return node.trigger.edge.source if head is None and held_here else None
