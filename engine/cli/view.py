@@ -111,13 +111,14 @@ def fed_parameters(session: Session) -> dict[str, Any]:
     return {name: value for name, value in {**session.knobs(), **fed}.items() if value is not None}
 
 
-def video_memory() -> str:
-    """`3.1 of 6.0 GB`; empty where no CUDA device is in use."""
+def video_memory(session: Session) -> str:
+    """What is taken on the session's CUDA device, by everybody and by this run; empty where it computes elsewhere."""
+    device = next((lane.device.name for lane in session.lanes.values() if lane.device.asynchronous), None)
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    if device is None or torch is None or not torch.cuda.is_initialized():
         return ""
-    free, total = torch.cuda.mem_get_info()
-    return f"{report.size(total - free)} of {report.size(total)}, {report.size(torch.cuda.memory_allocated())} by this run"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{report.size(total - free)} of {report.size(total)} taken, {report.size(torch.cuda.memory_reserved(device))} by this run"
 
 
 # ---------------------------------------------------------------- views
@@ -199,7 +200,7 @@ class Screen(Silent):
             "drops": report.listed(reading.frames["drops"], ""),
             "knobs": report.listed(fed_parameters(self.session), ""),
             "signals": report.listed(dict(self.session.signals), ""),
-            "VRAM": video_memory(),
+            "VRAM": video_memory(self.session),
         }
         parts += [Text.assemble((f"{name:8s}", "dim"), value) for name, value in facts.items() if value]
         parts.append(self._nodes(reading))

@@ -51,6 +51,13 @@ def test_check_prints_the_problems_of_the_file_and_of_the_operators_together(eng
     assert "expected a valid integer, found 'three'" in lines[2]
 
 
+def test_what_follows_from_a_problem_is_not_told_again(engine, tmp_path):
+    write_graph(tmp_path, CHAIN.replace('op = "clitest.chat"', ""), "bare.toml")
+    lines = engine("check", "bare.toml").stderr.splitlines()
+    assert [line for line in lines if "node.chat" in line] == [lines[0]]
+    assert "has no operator" in lines[0]
+
+
 def test_check_of_several_graphs_reports_on_all_of_them(engine):
     done = engine("check", "broken.toml", "chain.toml", "absent.toml")
     assert done.returncode == 2
