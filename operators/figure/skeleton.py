@@ -24,10 +24,10 @@ INDEX: dict[str, int] = {name: number for number, name in enumerate(JOINTS)}
 COLOURS: tuple[tuple[int, int, int], ...] = tuple(
     (int(code[0:2], 16), int(code[2:4], 16), int(code[4:6], 16))
     for code in (
-        "ff0000 ff5500 ffaa00 ffff00 aaff00 55ff00 00ff00 00ff55 00ffaa "
-        "00ffff 00aaff 0055ff 0000ff 5500ff aa00ff ff00ff ff00aa ff0055"
-    ).split()
-)
+        "ff0000", "ff5500", "ffaa00", "ffff00", "aaff00", "55ff00", "00ff00", "00ff55", "00ffaa",
+        "00ffff", "00aaff", "0055ff", "0000ff", "5500ff", "aa00ff", "ff00ff", "ff00aa", "ff0055",
+    )
+)  # fmt: skip
 
 # Pairs of joint numbers; the i-th limb has the i-th colour. Shoulders hang from the neck, legs too.
 LIMBS: tuple[tuple[int, int], ...] = (
