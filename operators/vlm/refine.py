@@ -41,7 +41,7 @@ class Refine(Operator):
     stands for the prompt, a field takes its value from `keep`, else from what is seen, else its words after the bar. keep: attributes that
     must stay, such as {hair = "red"}; those that the prompt itself names are kept too. When the picture shows one of them differently, it is
     said again at the front of the prompt; from the second look on also at its end, and what is wrongly there goes to the negative prompt;
-    once right, it is taken back step by step. emphasis: "restate" repeats words, "weight" writes (words:1.15).
+    once right, it is taken back step by step.
     follow: 0 never; 1 takes up what is seen of open attributes at once, 0.5 after two looks in a row that agree, 0.25 after four.
     Without prompt, template and keep, the prompt is the caption. negative: what to avoid. blend: frames over which a change is blended in.
 
@@ -63,7 +63,6 @@ class Refine(Operator):
         negative: Annotated[str, Live()] = "",
         follow: Annotated[float, Live(0, 1)] = 0.5,
         blend: Annotated[int, Live(0, 1000)] = 12,
-        emphasis: Literal["restate", "weight"] = "restate",
         scene_change: Annotated[float, Live(0, 1)] = 0.0,
         min_interval_ms: Annotated[float, Live(0, 3_600_000)] = 0.0,
         max_interval_ms: Annotated[float, Live(0, 3_600_000)] = 10_000.0,
@@ -72,7 +71,7 @@ class Refine(Operator):
         max_tokens: Annotated[int, Range(1, 1024)] = 80,
         side: Annotated[int, Range(28, 4096)] = 448,
     ) -> None:
-        self.model, self.backend, self.emphasis = model, backend, emphasis
+        self.model, self.backend = model, backend
         self.prompt, self.template, self.keep, self.negative = prompt, template, keep, negative
         self.follow, self.blend, self.question = follow, blend, question
         self.scene_change, self.min_interval_ms, self.max_interval_ms = scene_change, min_interval_ms, max_interval_ms
@@ -107,7 +106,7 @@ class Refine(Operator):
         if self.site.live and 0 < self.max_age_ms < age_ms:
             self.site.event("prompt_stale", age_ms=round(age_ms), caption=look.caption)
             return Refined(None, Text(look.caption))
-        wish = Wish(self.prompt, self.template, self.keep, self.negative, self.follow, self.emphasis == "weight")
+        wish = Wish(self.prompt, self.template, self.keep, self.negative, self.follow)
         refined = self._refiner(wish, look.caption, look.seen)
         if (refined.text, refined.negative) == self._said:
             return Refined(None, Text(look.caption))

@@ -22,14 +22,13 @@ CAPTION_WORDS = 50  # a text encoder reads about 75 tokens
 @dataclass(frozen=True)
 class Wish:
     """What was asked for. `prompt` and `template` are text, the latter with fields `{name}` or `{name|words until seen}`; `keep` names
-    attributes and their values; `follow` 0..1 says how readily the rest follows what is seen; `weights` writes emphasis as `(words:1.3)`."""
+    attributes and their values; `follow` 0..1 says how readily the rest follows what is seen."""
 
     prompt: str = ""
     template: str = ""
     keep: dict[str, str] = field(default_factory=dict)
     negative: str = ""
     follow: float = 0.5
-    weights: bool = False
 
     @property
     def kept(self) -> dict[str, Attribute]:
@@ -121,11 +120,8 @@ class Refiner:
         if not any(clauses):
             return shorten(caption)
         loud = [(kept[name].text, level) for name, level in self._level.items() if level > 0]
-        if wish.weights:
-            front, back = [f"({words}:{1 + 0.15 * level:.2f})" for words, level in loud], []
-        else:
-            front = [words for words, level in loud for _ in range(2 if level == LOUDEST else 1)]
-            back = [words for words, level in loud if level >= 2]
+        front = [words for words, level in loud for _ in range(2 if level == LOUDEST else 1)]
+        back = [words for words, level in loud if level >= 2]
         return ", ".join(part for part in (*front, *clauses, *back) if part)
 
     def _fill(self, wish: Wish) -> str:

@@ -29,13 +29,6 @@ def test_what_the_prompt_itself_names_is_kept_too() -> None:
     assert "put back" in reason
 
 
-def test_weights_are_written_where_asked_for() -> None:
-    wish = Wish(prompt="a dancer", keep={"hair": "red"}, follow=0, weights=True)
-    texts = looks(wish, "green hair", "green hair")
-    assert texts[0][0].startswith("(red hair:1.15), ")
-    assert texts[1][0].startswith("(red hair:1.30), ")
-
-
 def test_open_attributes_follow_after_as_many_looks_as_asked() -> None:
     captions = ["gray background"] * 4
     at_once, second, never = (
