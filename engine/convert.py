@@ -94,7 +94,7 @@ def plan_conversions(nodes: list[PlanNode], edges: list[Edge], specs: dict[str, 
         alone = len({(e.policy, e.cap, e.every, e.role, by_name[e.node].lane) for e in readers}) == 1 and readers[0].role == "trigger"
         first = readers[0] if alone else replace(readers[0], policy="block", every=1, cap=max(e.cap for e in readers))
         edges.append(replace(first, id=len(edges), node=name, port="image", slot=None, role="trigger", feeds="port", map=None, lag=None,
-                             counted=True, crosses=by_name[source].lane != lane))  # fmt: skip
+                             counted=True, credit=any(e.credit for e in readers), crosses=by_name[source].lane != lane))  # fmt: skip
         for edge in readers:
             kept = {"policy": "block", "every": 1} if alone else {}
             edges[edge.id] = replace(edge, source=name, output="image", crosses=by_name[edge.node].lane != lane, **kept)  # type: ignore[arg-type]

@@ -32,9 +32,16 @@ class Lane:
 
     def look(self, node: NodeRun) -> None:
         """Put `node` among the ready ones if it can fire."""
-        if not node.queued and (seq := node.poll()) is not None:
-            node.queued = True
-            heapq.heappush(self._ready, (seq, node.plan.order, node))
+        node.woken = True
+        if node.queued:
+            return
+        node.queued = True
+        while node.woken:  # looking makes room, and what comes into that room may be what the node waits for
+            node.woken = False
+            if (seq := node.poll()) is not None:
+                heapq.heappush(self._ready, (seq, node.plan.order, node))
+                return
+        node.queued = False
 
     def peek(self) -> tuple[int, int] | None:
         """(seq, order) of what would run next."""

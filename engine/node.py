@@ -46,7 +46,7 @@ class NodeRun:
         self.ladder: Ladder | None = None
         self.epoch = self.version = 0
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
-        self.parked = self.queued = self.finished = self.dead = self.simple = False
+        self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = False
         self.now = session.clock.now
         self.stateless = False
         self.port = ""
