@@ -22,6 +22,7 @@ UNSPECIFIED, BT709, BT601 = 2, 1, 6  # AVColorSpace, ISO/IEC 23091-2
 _SWS = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # AVColorSpace -> SWS_CS_*
 PQ, HLG = 16, 18  # AVColorTransferCharacteristic
 LIMITED, FULL = 1, 2
+SHRINK = "AREA"
 
 
 def matrix_of(frame: av.VideoFrame) -> int:
@@ -59,7 +60,7 @@ class ToRgb:
             planar = not is_rgb(frame) and frame.format.name in ("yuv420p", "yuvj420p", "nv12", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
             if planar:
                 frame = self._scale.reformat(
-                    frame, width, height, frame.format.name, matrix, matrix, "AREA" if smaller else "BICUBIC", full, full, threads=1
+                    frame, width, height, frame.format.name, matrix, matrix, SHRINK if smaller else "BICUBIC", full, full, threads=1
                 )
         rgb = self._convert.reformat(
             frame, width, height, "rgb24", src_colorspace=matrix, dst_colorspace=matrix, interpolation="BICUBIC",

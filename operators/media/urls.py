@@ -100,6 +100,16 @@ def with_span(url: str, start: float, end: float | None) -> str:
     return f"{url}#t={start:g}" + ("" if end is None else f",{end:g}")
 
 
+def local_path(text: str) -> Path:
+    """`text` as a path of this machine, `~` resolved. Raises UsageError for what no file can be called."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{text[:80]!r} is no path: {error}") from error
+    return path
+
+
 def same_file(a: str, b: str) -> bool:
     """Whether two paths name the same file, through links and spelling; False where one does not exist."""
     try:
@@ -124,7 +134,7 @@ def nearest_name(path: Path) -> str:
 
 
 def _file(path: str, url: str) -> Address:
-    where = Path(path).expanduser()
+    where = local_path(path)
     if not where.exists():
         raise MissingError(f"the video {path} does not exist", fix=nearest_name(where))
     if where.is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from engine.errors import UsageError
@@ -11,6 +10,7 @@ from engine.operator import HOST_RGB, Operator, Range, operator
 from engine.payload import Image
 from engine.site import Site
 from operators.media.pictures import write_picture
+from operators.media.urls import local_path
 from operators.sink.place import ensure_folder, no_scheme
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -36,7 +36,7 @@ class Images(Operator):
     def open(self, site: Site) -> None:
         super().open(site)
         no_scheme(self.url, "sink.images")
-        pattern = Path(self.url).expanduser()
+        pattern = local_path(self.url)
         if pattern.is_dir() or (not pattern.suffix and not _NUMBER.search(pattern.name)):
             pattern = pattern / "%06d.png"
         if pattern.suffix.lower() not in SUFFIXES:

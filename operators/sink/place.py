@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import MediaError, UsageError
-from operators.media.urls import same_file
+from operators.media.urls import local_path, same_file
 
 if TYPE_CHECKING:
     from engine.site import Site
@@ -23,7 +23,7 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 def check_output(url: str, suffixes: tuple[str, ...], overwrite: bool, site: Site) -> Path:
     """The path that `url` names, ready to be written. Raises UsageError or MediaError naming the folder and what to do."""
     no_scheme(url, "sink.video", "give a file ending in " + ", ".join(suffixes))
-    path = Path(url).expanduser()
+    path = local_path(url)
     suffix = path.suffix.lower()
     if suffix not in suffixes:
         near = difflib.get_close_matches(suffix, suffixes, n=1)

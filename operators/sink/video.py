@@ -31,6 +31,7 @@ class Video(Operator):
     A file of that name is replaced unless `overwrite` is false; the video that is being read never is.
     `codec`: "auto" is h264 (vp9 in .webm). `encoder`: "auto" takes the first that really opens of nvenc, qsv, amf and x264.
     `quality`: 0 (worst) .. 100; 75 is hard to tell from the original.
+    `speed`: what the encoder's time may buy; "auto" is "fast" under the live clock, else "balanced".
     `audio`: "auto" copies the sound of the source where that is a file, a path takes another file's, "none" none. Odd sound costs the
     sound and gives an event, never the picture.
 
@@ -43,8 +44,10 @@ class Video(Operator):
     def __init__(
         self, *, url: str, codec: Literal["auto", "h264", "hevc", "av1", "vp9"] = "auto", encoder: str = "auto",
         quality: Annotated[int, Range(0, 100)] = 75, audio: str = "auto", overwrite: bool = True,
+        speed: Literal["auto", "fast", "balanced", "small"] = "auto",
     ) -> None:  # fmt: skip
         self.url, self.codec, self.encoder, self.quality, self.audio, self.overwrite = url, codec, encoder, quality, audio, overwrite
+        self.speed = speed
         self.writer: Writer | None = None
         self.zero = 0
         self.sizes: set[tuple[int, int]] = set()
@@ -66,9 +69,10 @@ class Video(Operator):
     def _begin(self, image: Image) -> Writer:
         site = self.site
         refuse_input(self.path, split_span(site.origin.url)[0])
+        speed = self.speed if self.speed != "auto" else "fast" if site.live else "balanced"
         target = Target(
-            str(self.path), self.container, self.codec, self.encoder, self.quality, site.live, site.origin.fps or 25.0
-        )  # fmt: skip
+            str(self.path), self.container, self.codec, self.encoder, self.quality, site.live, speed, site.origin.fps or 25.0
+        )
         self.zero = site.pts
         self.writer = Writer(target, image.height, image.width, self._sound())
         site.output(self.path)

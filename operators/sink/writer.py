@@ -38,7 +38,8 @@ class Target:
     codec: str = "h264"
     encoder: str = "auto"
     quality: int = 75
-    live: bool = False
+    live: bool = False  # no delay, a key frame every second
+    speed: str = "balanced"
     fps: float = 25.0
     options: dict[str, str] = field(default_factory=dict)
 
@@ -74,23 +75,24 @@ def encoder_options(name: str, target: Target) -> dict[str, str]:
     # x264's scale: 51 worst .. 0 lossless; 23 is its default, 18 is taken for visually lossless.
     crf = str(round(38 - 0.26 * target.quality))
     if name in ("libx264", "libx265"):
-        table = {"crf": crf, "preset": "ultrafast" if target.live else "veryfast"}
-        if target.live:
+        table = {"crf": crf, "preset": {"fast": "ultrafast", "balanced": "veryfast", "small": "medium"}[target.speed]}
+        if target.live or target.speed == "fast":
             table["tune"] = "zerolatency"
         if name == "libx265":
             table |= QUIET[name]
         return table
     if name.endswith("_nvenc"):
-        return {"rc": "vbr", "cq": crf, "preset": "p2" if target.live else "p4"} | ({"tune": "ull", "zerolatency": "1"} if target.live else {})
+        preset = {"fast": "p1", "balanced": "p4", "small": "p6"}[target.speed]
+        return {"rc": "vbr", "cq": crf, "preset": preset} | ({"tune": "ull", "zerolatency": "1"} if target.live else {})
     if name.endswith("_qsv"):
-        return {"global_quality": crf, "preset": "veryfast"}
+        return {"global_quality": crf, "preset": {"fast": "veryfast", "balanced": "fast", "small": "slow"}[target.speed]}
     if name.endswith("_amf"):
-        return {"rc": "cqp", "qp_i": crf, "qp_p": crf, "quality": "speed"}
+        return {"rc": "cqp", "qp_i": crf, "qp_p": crf, "quality": {"fast": "speed", "balanced": "balanced", "small": "quality"}[target.speed]}
     if name == "libvpx-vp9":
-        speed = {"deadline": "realtime", "cpu-used": "7" if target.live else "5", "row-mt": "1"}
-        return {"crf": str(round(55 - 0.4 * target.quality)), "b": "0"} | speed
+        pace = {"deadline": "realtime", "cpu-used": {"fast": "8", "balanced": "6", "small": "4"}[target.speed], "row-mt": "1"}
+        return {"crf": str(round(55 - 0.4 * target.quality)), "b": "0"} | pace
     if name == "libsvtav1":
-        return {"crf": str(round(60 - 0.45 * target.quality)), "preset": "11" if target.live else "8"}
+        return {"crf": str(round(60 - 0.45 * target.quality)), "preset": {"fast": "12", "balanced": "9", "small": "6"}[target.speed]}
     return {}
 
 

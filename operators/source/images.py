@@ -19,7 +19,7 @@ from engine.payload import Image
 from engine.site import Site
 from operators.media.geometry import fitting, parse_size, place
 from operators.media.pictures import MAX_PICTURE_PIXELS, picture_size, read_picture
-from operators.media.urls import IMAGE_SUFFIXES, nearest_name
+from operators.media.urls import IMAGE_SUFFIXES, local_path, nearest_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,7 @@ class Images(Operator):
 
 def find_pictures(url: str) -> list[Path]:
     """The pictures that a folder, a glob or a %04d pattern names, in counting order. Raises MissingError where there is none."""
-    where = Path(url).expanduser()
+    where = local_path(url)
     if where.is_dir():
         found = [p for p in where.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
         if not found:
