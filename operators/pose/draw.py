@@ -50,11 +50,11 @@ def draw(
 
 def placed(pose: Pose, height: int, width: int, fit: str) -> np.ndarray[Any, Any]:
     """The people of `pose` (n, 18, 3) in shares of a picture of another shape."""
-    rows, columns = pose.size
-    if fit == "stretch" or rows < 1 or columns < 1 or rows * width == columns * height:
-        return pose.people
     import numpy as np
 
+    rows, columns = pose.size
+    if fit == "stretch" or rows < 1 or columns < 1 or rows * width == columns * height:
+        return np.asarray(pose.people)
     pick = max if fit == "cover" else min
     scale = pick(width / columns, height / rows)
     people = np.array(pose.people, np.float32)

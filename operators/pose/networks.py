@@ -120,4 +120,4 @@ class Detector(Network):
             boxes, scores = simcc.decode_grid(raw, self.width, self.height)
         likely = scores >= sure
         boxes, scores = boxes[likely], scores[likely]
-        return (boxes[simcc.suppress(boxes, scores)[:limit]] / scale).astype(np.float32)
+        return np.asarray(boxes[simcc.suppress(boxes, scores)[:limit]] / scale, np.float32)

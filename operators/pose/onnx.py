@@ -109,7 +109,8 @@ class OnnxPose(Operator):
         boxes = [around(person, sure=0.0) for person in joints]
         if len(joints) < 2:
             return joints
-        return joints[np.sort(suppress(np.array(boxes), joints[..., 2].mean(-1), overlap=0.7))]
+        kept = suppress(np.array(boxes), joints[..., 2].mean(-1), overlap=0.7)
+        return np.asarray(joints[np.sort(kept)])
 
     def reset(self) -> None:
         self._follow.reset()

@@ -31,9 +31,11 @@ class Smooth(Operator):
         self._people = People(num_people)
 
     def __call__(self, pose: Pose) -> Pose:
+        import numpy as np
+
         aspect = pose.size[1] / pose.size[0] if pose.size[0] and pose.size[1] else 1.0
         people = self._people(
-            pose.people, self.site.pts, aspect=aspect, min_cutoff=self.min_cutoff, beta=self.beta,
+            np.asarray(pose.people), self.site.pts, aspect=aspect, min_cutoff=self.min_cutoff, beta=self.beta,
             hold=self.hold_ms / 1000, fade=self.fade_ms / 1000,
         )  # fmt: skip
         return Pose(people, pose.size, pose.stability)

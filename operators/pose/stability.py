@@ -39,9 +39,11 @@ class Stability(Operator):
         self._steadiness = Steadiness()
 
     def __call__(self, pose: Pose) -> Scalar:
+        import numpy as np
+
         aspect = pose.size[1] / pose.size[0] if pose.size[0] and pose.size[1] else 1.0
         when = self.site.pts
-        people = self._people(pose.people, when, aspect=aspect, min_cutoff=None, beta=0.0)
+        people = self._people(np.asarray(pose.people), when, aspect=aspect, min_cutoff=None, beta=0.0)
         return Scalar(
             self._steadiness(
                 people, when, aspect=aspect, half_life=self.half_life_ms / 1000, half_speed=self.half_speed, keys=self._people.keys

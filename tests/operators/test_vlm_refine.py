@@ -179,7 +179,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     torch.set_num_threads(1)
-    from tests.operators import vlm_checkpoints
+    import vlm_checkpoints
 
     def make(kind: str) -> Path:
         folder = tmp_path_factory.mktemp(kind)
