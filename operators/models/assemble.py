@@ -67,7 +67,10 @@ def download_wheel(folder: Path, *, timeout: float = 300.0) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise MissingError(f"pip could not fetch {WHEEL}: {scrub(last)}", fix="check the network and pip's index settings, then pull again")
+        fix = "check the network and pip's index settings, then pull again"
+        if last.endswith("No module named pip"):
+            fix = "add pip with: python -m ensurepip, then pull again"
+        raise MissingError(f"pip could not fetch {WHEEL}: {scrub(last)}", fix=fix)
     return wheels[0]
 
 
