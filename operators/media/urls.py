@@ -136,7 +136,9 @@ def nearest_name(path: Path) -> str:
 def _file(path: str, url: str) -> Address:
     where = local_path(path)
     if not where.exists():
-        raise MissingError(f"the video {path} does not exist", fix=nearest_name(where))
+        pictures = re.search(r"%0?\d*d|[*?]", where.name)
+        hint = "for numbered pictures or a pattern use source.images" if pictures else nearest_name(where)
+        raise MissingError(f"the video {path} does not exist", fix=hint)
     if where.is_dir():
         raise UsageError(f"{path} is a folder, not a video", fix="for a folder of pictures use source.images")
     if where.suffix.lower() in IMAGE_SUFFIXES:

@@ -45,7 +45,7 @@ class Images(Operator):
 
     def __init__(
         self, *, url: str = "", files: list[str] | None = None, fps: Annotated[float, Range(0.001, 1000)] = 25.0,
-        start: Annotated[int, Range(0)] = 0, end: Annotated[int, Range(0)] | None = None, loop: bool = False, size: str = "",
+        start: Annotated[int, Range(0)] = 0, end: Annotated[int | None, Range(0)] = None, loop: bool = False, size: str = "",
         fit: Literal["fit", "fill", "stretch", "letterbox"] = "fill", on_mixed: Literal["error", "fill", "stretch", "letterbox"] = "error",
         max_pixels: Annotated[int, Range(1)] = MAX_PICTURE_PIXELS,
     ) -> None:  # fmt: skip

@@ -47,7 +47,7 @@ class Video(Operator):
 
     def __init__(
         self, *, url: str, fps: Annotated[float, Range(0, 1000)] = 0.0, start: Annotated[float, Range(0)] = 0.0,
-        end: Annotated[float, Range(0)] | None = None, loop: bool = False, pace: Literal["auto", "always", "never"] = "auto",
+        end: Annotated[float | None, Range(0)] = None, loop: bool = False, pace: Literal["auto", "always", "never"] = "auto",
         size: str = "", fit: Literal["fit", "fill", "stretch", "letterbox"] = "fit",
         hwaccel: Literal["none", "auto", "cuda"] = "none", open_timeout: Annotated[float, Range(0.1, 120)] = 5.0,
         read_timeout: Annotated[float, Range(0.1, 120)] = 3.0, max_reconnects: Annotated[int, Range(0)] = 20,
@@ -78,6 +78,11 @@ class Video(Operator):
         if self.endless and (self.start or self.end is not None or self.loop):
             raise UsageError(f"start, end and loop are for recordings; {self.url} is live", fix="leave them out")
         site.describe(self._info(reader))
+        if self.endless:
+            # Emptied from now on: models elsewhere in the graph may take a minute to load, and the peer does not wait.
+            patience = self.read_timeout + self.open_timeout + 1
+            self.live = Live(site, self.named, reader, self._connect, patience=patience, max_reconnects=self.max_reconnects)
+            self.reader = None  # it is the drain's now
 
     def _connect(self) -> Reader:
         return Reader(self.address, self.read_options)
@@ -100,7 +105,8 @@ class Video(Operator):
         )  # fmt: skip
 
     def __call__(self) -> Iterator[Annotated[Image, HOST_RGB]]:
-        for frame, pts, born, cut in self._thinned(self._live() if self.endless else self._paced(self._recorded())):
+        frames = self.live.frames() if self.live is not None else self._paced(self._recorded())
+        for frame, pts, born, cut in self._thinned(frames):
             if self.site.stopping:
                 return
             picture = self.upright(frame, self.site)
@@ -112,16 +118,6 @@ class Video(Operator):
         info = self.site.stream
         if info is not None and info.size != (picture.height, picture.width):
             self.site.describe(replace(info, size=(picture.height, picture.width)))
-
-    # ---- live
-
-    def _live(self) -> Iterator[Timed]:
-        assert self.reader is not None
-        reader, self.reader = self.reader, None  # from here on it is the drain's
-        self.live = Live(
-            self.site, self.named, reader, self._connect, patience=self.read_timeout + self.open_timeout + 1, max_reconnects=self.max_reconnects
-        )
-        yield from self.live.frames()
 
     # ---- recorded
 

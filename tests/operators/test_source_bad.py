@@ -254,6 +254,7 @@ def test_concat_script_is_refused(tmp_path: Path) -> None:
 def test_folder_and_picture_point_to_images(tmp_path: Path) -> None:
     assert "source.images" in opened(str(tmp_path)).fix
     assert "source.images" in opened(str(big_png(tmp_path / "a.png", 4))).fix
+    assert "source.images" in opened(str(tmp_path / "shot_%04d.png")).fix
 
 
 def test_size_must_be_a_size(tmp_path: Path) -> None:

@@ -102,6 +102,15 @@ def test_rtsp_is_read_in_real_time(server: Rtsp) -> None:
     assert shown[0].pts == 0
 
 
+def test_a_stream_is_emptied_while_the_rest_of_the_graph_still_loads(server: Rtsp) -> None:
+    """What comes first is the newest picture, not the oldest one in a socket."""
+    with live(server.url) as bench:
+        drain = bench.operator.live.drain
+        until(lambda: drain.skipped >= 10)
+        first = next(play(bench))
+    assert number_of(first.picture) >= 10
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_a_killed_peer_is_met_again_behind_a_cut(server: Rtsp) -> None:
     with live(server.url) as bench:

@@ -237,6 +237,14 @@ def test_stop_ends_the_stream(clip: Path) -> None:
         assert list(player) == []
 
 
+def test_spans_are_checked_before_anything_is_opened(clip: Path) -> None:
+    import pydantic
+
+    for wrong in ({"end": -1.0}, {"start": -1.0}, {"fps_": 3}):
+        with pytest.raises(pydantic.ValidationError):
+            Bench("source.video", url=str(clip), **wrong)
+
+
 def test_end_must_follow_start(clip: Path) -> None:
     with pytest.raises(UsageError, match="not after start"), Bench("source.video", url=str(clip), start=2.0, end=1.0):
         pass
