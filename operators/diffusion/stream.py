@@ -248,20 +248,19 @@ class Stream(Operator):
         models = self.models
         assert models is not None
         while True:
-            start = source if self.strength < 1 else None
-            run = executed(rows.n, self.strength) if start is not None else rows.n
+            run = rows.n if source is None else executed(rows.n, self.strength)
             if run:
                 noise = self._draw(rows, models, size)
                 with models.use(*(c.net.module for c in controls)):
-                    latent = self._loop.run(rows, rows.n - run, noise, start, cond, controls, self._guidance_input(), self.site.check)
+                    latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, self._guidance_input(), self.site.check)
             else:
-                latent = start
+                latent = source
             picture = self._outlet.emit(models.decode(latent), latent, self._output, self.site)
             if picture is not None:
                 return picture, latent
             self._loop.clear()
-            self.site.event("not_finite", started="from noise" if start is None else "from the source", executed=run)
-            if start is None:
+            self.site.event("not_finite", started="from noise" if source is None else "from the source", executed=run)
+            if source is None:
                 raise RunError(
                     f"the picture is not finite after {run} steps from noise in {str(models.dtype).removeprefix('torch.')}",
                     fix='try dtype = "fp32", or another vae: some full decoders overflow in half precision',
