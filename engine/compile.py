@@ -12,7 +12,7 @@ from typing import Any
 
 from engine import registry, wire
 from engine.convert import plan_conversions
-from engine.errors import Diagnostic, EngineError, GraphError
+from engine.errors import Diagnostic, EngineError, GraphError, MissingError
 from engine.graph import UNSET, Graph, Input, Node, Ref
 from engine.keys import NODE
 from engine.operator import Output, Param, Port, Spec
@@ -83,6 +83,8 @@ class _Compiler:
         path = f"node.{node.name}"
         try:
             spec = self.specs[node.name] = registry.find(node.op)
+        except MissingError:
+            raise  # a package is missing: nothing is wrong with the graph
         except EngineError as error:
             self.say(f"{path}.op", error.message, fix=error.fix)
             return

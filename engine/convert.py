@@ -90,9 +90,11 @@ def plan_conversions(nodes: list[PlanNode], edges: list[Edge], specs: dict[str, 
     by_name = {node.name: node for node in nodes}
     for (source, name_out, format), readers in wanted.items():
         name = f"{source}.{name_out}:{'-'.join(part for part in format.astuple() if part)}"
-        lane = by_name[readers[0].node].lane
+        fast = [e for e in readers if e.lag is not None or (e.counted and not e.lossy)]
+        lane = by_name[(fast or readers)[0].node].lane  # a reader that samples must not hold back one that does not
         alone = len({(e.policy, e.cap, e.every, e.role, by_name[e.node].lane) for e in readers}) == 1 and readers[0].role == "trigger"
-        first = readers[0] if alone else replace(readers[0], policy="block", every=1, cap=max(e.cap for e in readers))
+        policy, cap = ("block", max(e.cap for e in readers)) if fast else ("latest", 1)
+        first = readers[0] if alone else replace(readers[0], policy=policy, every=1, cap=cap)
         edges.append(replace(first, id=len(edges), node=name, port="image", slot=None, role="trigger", feeds="port", map=None, lag=None,
                              counted=True, credit=any(e.credit for e in readers), crosses=by_name[source].lane != lane))  # fmt: skip
         for edge in readers:

@@ -208,9 +208,7 @@ class Kept(Side):
         if self.edge.lag is None:
             return  # these queues evict by themselves
         before = self.node.previous
-        if self.edge.lag == 1 and before is None:
-            return
-        if self.edge.lag == 1:
+        if self.edge.lag == 1 and before is not None:
             self._advance(lambda item: item.seq <= before, self.node.epoch)
         for packet in self.channel.superseded(seq):
             self.channel.drop(packet, "replaced")

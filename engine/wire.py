@@ -154,6 +154,7 @@ def assign_policies(compiler: _Compiler, order: list[str], links: list[Link], la
     live = compiler.graph.clock == "live"
     drops: dict[str, frozenset[str]] = {name: frozenset() for name in order}  # what may have dropped a frame before it reached a node
     lossy: dict[str, bool] = dict.fromkeys(order, False)
+    stream: dict[str, str] = {name: name for name in order}  # the source whose frames fire a node
     for name in order:
         mine = sorted((ln for ln in links if ln.node == name), key=lambda ln: ln.role != "trigger")
         if not mine:
@@ -180,6 +181,7 @@ def assign_policies(compiler: _Compiler, order: list[str], links: list[Link], la
         trigger = next((ln for ln in mine if ln.role == "trigger"), None)
         if trigger is None:
             continue
+        stream[name] = stream[trigger.source]
         drops[name] = _drops(compiler, drops, trigger)
         lossy[name] = lossy[trigger.source] or trigger.policy in LOSSY
         for link in mine:
@@ -192,6 +194,9 @@ def assign_policies(compiler: _Compiler, order: list[str], links: list[Link], la
         if compiler.nodes[name].on_error == "skip":
             drops[name] |= {f"{name}, which skips frames that fail"}
     for link in links:
+        if link.role == "carry" and stream[link.source] != stream[link.node]:
+            compiler.say(link.path, "a carry looks back within one stream", expected=f"a node fired by {stream[link.node]}",
+                         found=f"{link.source}, fired by {stream[link.source]}", fix='read it with hold or policy = "latest"')  # fmt: skip
         if link.role == "latest" and link.given.cap:
             compiler.say(link.path, "a side input that reads the newest value has no queue", fix="leave cap out")
 
