@@ -13,8 +13,10 @@ from typing import Any
 class Host:
     """A lane that computes on the host: results are ready when the call returns."""
 
-    name = "cpu"
     asynchronous = False
+
+    def __init__(self, name: str = "cpu") -> None:
+        self.name = name
 
     def enter(self) -> None:
         """Called once on the lane's thread, before its operators open."""
@@ -36,7 +38,8 @@ class Cuda(Host):
     asynchronous = True
 
     def __init__(self, name: str, priority: int) -> None:
-        self.name, self.priority = name, priority
+        super().__init__(name)
+        self.priority = priority
         self._torch: Any = None
         self._stream: Any = None
 
@@ -76,5 +79,5 @@ def pick(wanted: str | None) -> str:
 
 
 def lane_device(device: str, priority: int) -> Host:
-    """The device of one lane."""
-    return Cuda(device, priority) if device.startswith("cuda") else Host()
+    """The device of one lane. On Apple's GPUs (mps) there is one stream, and copies to the host wait for it by themselves."""
+    return Cuda(device, priority) if device.startswith("cuda") else Host(device)

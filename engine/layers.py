@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from engine.errors import Diagnostic, MissingError, UsageError
+from engine.errors import Diagnostic, UsageError
 from engine.graph import Place
 from engine.locate import KeyPath, dotted, positions
 from engine.registry import suggest
@@ -145,7 +145,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath, replace
 def find(name: str | os.PathLike[str]) -> tuple[Path, str]:
     """The graph file called `name`, and how to call it in messages: a path, or the name of one that ships.
 
-    Raises UsageError or MissingError with the nearest names where there is none.
+    Raises UsageError with the nearest names where there is none.
     """
     path = Path(name)
     try:
@@ -158,7 +158,7 @@ def find(name: str | os.PathLike[str]) -> tuple[Path, str]:
         raise UsageError(f"{name} is a folder, not a graph file", fix="name a .toml file in it")
     shipped = shipped_graphs()
     if path.suffix == ".toml" or len(path.parts) != 1:
-        raise MissingError(f"there is no graph file {name}", fix=_nearest(path) or "engine new writes one")
+        raise UsageError(f"there is no graph file {name}", fix=_nearest(path) or "engine new writes one")
     if str(name) in shipped:
         return shipped[str(name)], f"graphs/{name}.toml"
     raise UsageError(f"no graph is called {str(name)!r}, and no file", fix=suggest(str(name), sorted(shipped)))

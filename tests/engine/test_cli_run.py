@@ -192,7 +192,7 @@ def test_credentials_never_appear(home, engine):
     ("arguments", "code", "words"),
     [
         (["chain.toml", "--set", "file.at=1", "count.frames=x"], 2, ["GraphError", "sink.video has no parameter", "valid integer"]),
-        (["chian.toml"], 3, ["MissingError", "did you mean"]),
+        (["chian.toml"], 2, ["UsageError", "did you mean"]),
         (["chain"], 2, ["UsageError", "no graph is called"]),
         (["chain.toml", "--device", "cuda:99"], 4, ["DeviceError"]),
         (["chain.toml", "--device", "quantum"], 2, ["UsageError", "quantum"]),

@@ -204,9 +204,9 @@ def test_shipped_graphs_are_those_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
-        ("nope.toml", MissingError, "there is no graph file"),
-        ("liv.toml", MissingError, 'did you mean "live"?'),
-        ("no/such/live.toml", MissingError, "there is no folder"),
+        ("nope.toml", UsageError, "there is no graph file"),
+        ("liv.toml", UsageError, 'did you mean "live"?'),
+        ("no/such/live.toml", UsageError, "there is no folder"),
         ("", UsageError, "is a folder"),
         ("a" * 5000, UsageError, "not a file name"),
         ("zzz", UsageError, "no graph is called 'zzz'"),
