@@ -56,12 +56,14 @@ def draw_skeleton(
     width: int,
     *,
     min_visibility: float = 0.3,
+    line: float = 1.0,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw `people` as ControlNet-OpenPose expects: limbs as filled ellipses at 0.6 of their colour, joints as full discs.
 
     people: (n, 18, 3) or (18, 3) float; x and y as shares of width and height, visibility 0..1. A joint under
     `min_visibility`, or not finite, is left out together with its limbs.
+    line: times the usual line width; a ControlNet was trained on 1.
     out: an optional uint8 (height, width, 3) C-contiguous canvas to draw into; it is blacked first.
     Returns uint8 RGB (height, width, 3). Source: Cao et al., OpenPose (2018), the body drawing of its reference code.
     """
@@ -78,7 +80,7 @@ def draw_skeleton(
         raise ValueError(f"out must be C-contiguous uint8 ({height}, {width}, 3), not {out.dtype} {out.shape}")
     else:
         out[:] = 0
-    half = stroke(height, width)
+    half = max(1, round(stroke(height, width) * line))
     reach = 4.0 * max(height, width)  # a joint farther out than this is an estimate gone wild
     for person in people:
         x, y = person[:, 0] * width, person[:, 1] * height

@@ -25,6 +25,7 @@ def draw(
     height: Annotated[int, Range(0, 8192)] = 0,
     fit: Literal["cover", "contain", "stretch"] = "cover",
     min_visibility: Annotated[float, Live(0, 1)] = 0.3,
+    line: Annotated[float, Live(0.25, 4)] = 1.0,
     background: Annotated[list[Level], Live(), Len(3, 3)] = [0, 0, 0],  # noqa: B006 - never written to
     site: Site,
 ) -> Annotated[Image, HOST_RGB]:
@@ -33,6 +34,7 @@ def draw(
     width, height: of the picture, in px; 0 takes it from the pose's own picture. Lines are 4 px half wide at 512 px and scale with the
     shorter side. fit: how a pose from a picture of another shape comes in: "cover" fills this one and cuts off what does not fit, "contain"
     keeps everything, and both keep people's proportions; "stretch" does not. min_visibility: joints below it are left out with their limbs.
+    line: times the usual line width.
     background: red, green, blue, 0..255; a ControlNet was trained on black. Output: uint8 RGB (height, width, 3). Raises UsageError where
     no size is known.
     """
@@ -42,7 +44,7 @@ def draw(
     if rows < 1 or columns < 1:
         raise UsageError("pose.draw cannot tell how big its picture is: the pose has no size", fix="set width and height on this node")
     canvas = site.empty((rows, columns, 3), "uint8")
-    draw_skeleton(placed(pose, rows, columns, fit), rows, columns, min_visibility=min_visibility, out=canvas)
+    draw_skeleton(placed(pose, rows, columns, fit), rows, columns, min_visibility=min_visibility, line=line, out=canvas)
     if any(background):
         canvas[~canvas.any(-1)] = background  # nothing that is drawn is black
     return Image(canvas)

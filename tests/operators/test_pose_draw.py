@@ -138,3 +138,14 @@ def test_training_pictures_and_running_pictures_are_drawn_alike() -> None:
     people = np.random.default_rng(0).uniform(0, 1, (2, 18, 3)).astype(np.float32)
     with Bench("pose.draw") as bench:
         assert np.array_equal(bench(Pose(people, (200, 300))).data, draw_skeleton(people, 200, 300))
+
+
+def test_the_line_width_follows_its_parameter_between_frames() -> None:
+    person = pose((1, 100, 200), (2, 300, 200))
+    with Bench("pose.draw") as bench:
+        usual = bench(person).data.copy()
+        bench.set(line=2.0)
+        wide = bench(person).data
+    heights = [int(np.count_nonzero(p[:, 200].any(-1))) for p in (usual, wide)]
+    assert heights[0] in (8, 9)
+    assert heights[1] in (16, 17)
