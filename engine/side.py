@@ -121,6 +121,9 @@ class Exact(Side):
 
     def used(self, value: Any) -> None:
         if type(value) is Packet and not self._return(value):
+            head = self.node.site.packet
+            if value.frame is not None and head is not None and head.frame is not None and value.frame.gate is not head.frame.gate:
+                value.frame.gate.blame(value.frame, "joined")
             self.channel.done(value)
 
 

@@ -136,7 +136,7 @@ def check_offline(dice: Random) -> None:
     assert shown(play(plan, executor="inline", costs=costs(dice, plan))) == wanted
     assert shown(play(plan, executor="threaded")) == wanted
     drops = {cause for gate in first.gates.values() for cause in gate.drops}
-    assert drops <= {"skipped", "error", "sampled", "unpaired"}, "offline loses nothing"
+    assert drops <= {"skipped", "error", "sampled", "unpaired", "joined"}, "offline loses nothing"
 
 
 def check_live(dice: Random) -> None:
