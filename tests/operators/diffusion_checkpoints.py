@@ -98,7 +98,10 @@ def build(root: Path, *, scheduler: dict[str, Any] | None = None, **unet_changes
     body.save_pretrained(root / "sd15" / "unet")
     for n, name in enumerate(("control_a", "control_b")):
         torch.manual_seed(10 + n)
-        net = ControlNetModel.from_unet(body, conditioning_embedding_out_channels=(4, 8, 8, 8)).eval()
+        same = body.config.time_cond_proj_dim is None  # a distilled UNet has weights that a ControlNet lacks
+        net = ControlNetModel.from_unet(
+            body, conditioning_embedding_out_channels=(4, 8, 8, 8), load_weights_from_unet=same
+        ).eval()  # fmt: skip
         if body.config.addition_embed_type:  # from_unet leaves out the number of heads
             heads = body.config.addition_embed_type_num_heads
             config = {key: value for key, value in net.config.items() if not key.startswith("_")}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,7 +15,7 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 import PIL.Image  # noqa: E402
-from diffusion_checkpoints import SIZE, checkpoints, picture  # noqa: E402
+from diffusion_checkpoints import SIZE, build, checkpoints, picture  # noqa: E402
 
 from engine.payload import Image  # noqa: E402
 from engine.testing import Bench  # noqa: E402
@@ -151,3 +153,54 @@ def test_step_counts(steps: int, supply: list[Any]) -> None:
 @pytest.mark.parametrize("strength", [0.2, 0.99])
 def test_strengths(strength: float, supply: list[Any]) -> None:
     close(*paint("dpm++", 0, True, 1.0, supply, steps=10, strength=strength))
+
+
+def test_the_layout_of_the_embedded_model(supply: list[Any], tmp_path: Path) -> None:
+    """v-prediction from zero signal, pooled text added to the time embedding, a tiny autoencoder."""
+    scheduler = {
+        "_class_name": "LCMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
+        "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
+    }  # fmt: skip
+    made = build(tmp_path, scheduler=scheduler, addition_embed_type="text", addition_embed_type_num_heads=4)
+    parameters: dict[str, Any] = {
+        "model": made.model, "controlnets": [{"model": made.control}], "vae": made.taesd, "steps": 3, "size": SIZE, "strength": 0.7,
+        "dtype": "fp32", "guidance": "none", "prompt": PROMPT,
+    }  # fmt: skip
+    with Bench("diffusion.stream", **parameters) as bench:
+        noise = bank(bench, 3)
+        painted = bench(control=[Image(picture(1))], image=Image(picture(9)))
+    pipe = diffusers.StableDiffusionControlNetImg2ImgPipeline.from_pretrained(
+        made.model, controlnet=diffusers.ControlNetModel.from_pretrained(made.control, local_files_only=True),
+        vae=diffusers.AutoencoderTiny.from_pretrained(made.taesd, local_files_only=True), local_files_only=True, use_safetensors=True,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    supply.extend([noise[0:1], noise[2:3]])
+    arguments: dict[str, Any] = {
+        "prompt": PROMPT, "num_inference_steps": 3, "strength": 0.7, "guidance_scale": 1.0, "controlnet_conditioning_scale": 1.0,
+        "image": PIL.Image.fromarray(picture(9)), "control_image": PIL.Image.fromarray(picture(1)),
+    }  # fmt: skip
+    theirs = np.asarray(pipe(**arguments).images[0])
+    assert not supply
+    assert np.abs(theirs.astype(int) - painted.image.data).max() <= 1
+    assert theirs.std() > 5
+
+
+def test_distilled_models_take_the_guidance_scale(supply: list[Any], tmp_path: Path) -> None:
+    """Latent consistency models: the scale is an input of the UNet, and there is one pass a step whatever `guidance` says."""
+    made = build(tmp_path, time_cond_proj_dim=32)
+    parameters: dict[str, Any] = {
+        "model": made.model, "scheduler": "lcm", "steps": 4, "size": SIZE, "dtype": "fp32", "guidance": "cfg", "prompt": PROMPT,
+    }  # fmt: skip
+    with Bench("diffusion.stream", **parameters) as bench:
+        noise = bank(bench, 4)
+        ours = bench().latent.data
+        bench.set(guidance_scale=3.0)
+        other = bench().latent.data
+    assert not torch.equal(ours, other)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(made.model, local_files_only=True, use_safetensors=True)
+    pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    for scale, found in ((8.5, ours), (3.0, other)):
+        supply.extend(noise[n : n + 1] for n in (1, 2, 3))
+        arguments: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": scale, "height": SIZE, "width": SIZE, "output_type": "latent"}
+        close(found, pipe(PROMPT, latents=noise[0:1].clone(), **arguments).images)
