@@ -33,17 +33,20 @@ class Intake:
         self.device, self.dtype, self.low, self.fit = device, dtype, low, fit
         self.zero = torch.tensor(low, device=device)
         self.size = (0, 0)
+        self.at: tuple[int, int] | None = None
+        self.change = 1.0
         self.tensor: torch.Tensor | None = None
         self.wide: torch.Tensor | None = None
         self.bytes: torch.Tensor | None = None
         self.view: Any = None
         self.done: Any = None
 
-    def take(self, image: Image, size: tuple[int, int]) -> float | None:
+    def take(self, image: Image, size: tuple[int, int], at: tuple[int, int] | None = None) -> float | None:
         """Read `image` at the working `size` (height, width) into `tensor`, which holds until the next call.
 
         Returns None where it is the picture of the last call, byte for byte; else how much it differs: the mean absolute difference, 0..1,
-        over a grid of every 16th pixel (1 when there is nothing to compare with).
+        over a grid of every 16th pixel (1 when there is nothing to compare with). A frame `at` (epoch, seq) that is tried again gets the
+        answer of its first try.
         """
         import numpy as np
         import torch
@@ -51,8 +54,15 @@ class Intake:
         data = self._window(image, size)
         known = self.view is not None and self.view.shape == data.shape
         change = _difference(self.view, data) if known else 1.0
-        if change == 0 and self.size == size and np.array_equal(self.view, data):
+        still = change == 0 and self.size == size and np.array_equal(self.view, data)
+        if at is not None and at == self.at:
+            change = self.change
+        elif still:
             return None
+        self.at, self.change = at, change
+        if still:
+            return change
+        self.size = (0, 0)  # not whole until the end: memory may run out on the way
         if not known:
             self.bytes = torch.empty(data.shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
             self.view = self.bytes.numpy()

@@ -127,6 +127,7 @@ class Stream(Operator):
         self.reset_every, self.scene_cut = reset_every, scene_cut
         self.models: Models | None = None
         self._age = 0
+        self._cut_at = (-1, -1)
 
     # ---- life
 
@@ -226,10 +227,10 @@ class Stream(Operator):
             size = self._working(models)
             rows, guided = self._table()
             said = (prompt.text, prompt.negative or self.negative, prompt.blend) if prompt else (self.prompt, self.negative, self.blend)
-            cond = self._conditioning(*said, guided)
+            cond = self._conditioning(*said, guided, (self.site.epoch, self.site.seq))
             controls, change = self._condition(control or [], size)
             if image is not None:
-                change = self._image.take(image, size)
+                change = self._image.take(image, size, (self.site.epoch, self.site.seq))
             if self._cut(change):
                 carry = None
             source = self._source(carry, image, size)
@@ -327,10 +328,11 @@ class Stream(Operator):
         change: float | None = None
         for n, picture in enumerate(pictures):
             net, intake = models.nets[n], self._controls[n]
-            moved = intake.take(picture, size)
+            moved = intake.take(picture, size, (self.site.epoch, self.site.seq))
             change = moved if n == 0 else change
             feature = self._features[n]
             if moved is not None or feature is None:
+                self._features[n] = None  # should memory run out here, the frame is tried again and must not find the last one's
                 with models.use(net.embedding):
                     feature = self._features[n] = net.embed(intake.tensor)  # type: ignore[arg-type]
             scales = self.control_scales
@@ -343,8 +345,12 @@ class Stream(Operator):
         return found, change
 
     def _cut(self, change: float | None) -> bool:
+        here = (self.site.epoch, self.site.seq)
+        if here == self._cut_at:
+            return True  # the same frame, tried again
         if not self.scene_cut or change is None or change <= self.scene_cut or not self._age:
             return False
+        self._cut_at = here
         self.site.event("scene_cut", change=round(change, 4))
         self.site.request_reset("scene cut")
         return True

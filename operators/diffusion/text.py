@@ -76,13 +76,17 @@ class Conditioning:
         self.origin: torch.Tensor | None = None
         self.target: torch.Tensor | None = None
         self.frame = self.frames = 0
+        self.seen: tuple[int, int] | None = None
 
     def reset(self) -> None:
         """Skip what is left of a blend: a new epoch starts with its prompt in full."""
         self.value, self.frame, self.frames = self.target, 0, 0
 
-    def __call__(self, text: str, negative: str, frames: int, guided: bool) -> torch.Tensor:
-        """The conditioning of this frame. A changed text arrives in `frames` equal shares, the first of them now; 0 or 1: at once."""
+    def __call__(self, text: str, negative: str, frames: int, guided: bool, at: tuple[int, int]) -> torch.Tensor:
+        """The conditioning of frame `at` (epoch, seq). A changed text arrives in `frames` equal shares, the first now; 0 or 1: at once.
+
+        A frame that is tried again hears what it heard the first time.
+        """
         import torch
 
         key = (text, negative, guided)
@@ -94,10 +98,11 @@ class Conditioning:
             self.origin, self.target, self.key = self.value, target, key
             self.frame, self.frames = 0, frames if same else 0
             self.value = target if self.frames <= 1 else self.value
-        if self.frame < self.frames:
+        if self.frame < self.frames and at != self.seen:
             self.frame += 1
             assert self.origin is not None
             assert self.target is not None
             self.value = self.target if self.frame == self.frames else slerp(self.origin, self.target, self.frame / self.frames)
+        self.seen = at
         assert self.value is not None
         return self.value

@@ -148,6 +148,34 @@ def test_out_of_memory_passes_through_and_relief_changes_nothing_but_place() -> 
         assert same(bench(skeleton(), carry=Latent(torch.ones(1, 4, 8, 8))), plain)
 
 
+def test_a_frame_tried_again_is_the_frame_it_would_have_been() -> None:
+    """Memory runs out at each place in turn; the second try must not see traces of the first."""
+    carry, words = Latent(torch.full((1, 4, 8, 8), 0.5)), Prompt("blue", blend=5)
+
+    def prepare(bench: Any) -> None:
+        bench(skeleton(0), prompt=Prompt("red"), seq=0)
+        bench(skeleton(1), prompt=words, seq=1)
+
+    with stream(scene_cut=0.01, fresh_noise=0.5) as bench:
+        prepare(bench)
+        expected = bench(skeleton(2), carry=carry, prompt=words, seq=2)
+    for place in ("embedding", "unet", "vae"):
+        with stream(scene_cut=0.01, fresh_noise=0.5) as bench:
+            prepare(bench)
+            models = bench.operator.models
+            module = {"embedding": models.nets[0].embedding, "unet": models.unet, "vae": models.coder.module.decoder}[place]
+
+            def full(*args: Any) -> None:
+                raise torch.OutOfMemoryError("none left")
+
+            hook = module.register_forward_pre_hook(full)
+            with pytest.raises(torch.OutOfMemoryError):
+                bench(skeleton(2), carry=carry, prompt=words, seq=2)
+            hook.remove()
+            assert same(bench(skeleton(2), carry=carry, prompt=words, seq=2), expected), place
+            assert bench.resets == ["scene cut", "scene cut"]
+
+
 def test_relieved_modules_are_away_between_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     """On one device nothing moves, so moves are written down: in before, out after, and the UNet never."""
     with stream() as bench:
