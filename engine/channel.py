@@ -40,8 +40,8 @@ class Channel:
     """A queue between an output and a port. Producers call `put`, `put_bound`, `put_eos`; the consumer's lane calls the rest."""
 
     __slots__ = (
-        "_closed", "_count", "_count_epoch", "_left", "_lock", "_put", "blocks", "cap", "consumer", "direct", "drops", "edge", "entered", "evicts", "items",
-        "peak", "plain", "producer", "session", "settled", "taken",
+        "_closed", "_count", "_count_epoch", "_left", "_lock", "_put", "blocks", "cap", "consumer", "direct", "drops", "edge", "entered",
+        "evicts", "items", "peak", "plain", "producer", "session", "settled", "taken",
     )  # fmt: skip
 
     def __init__(self, edge: Edge, consumer: NodeRun, session: Session) -> None:

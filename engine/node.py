@@ -141,7 +141,8 @@ class NodeRun:
         return None if self.blocked() else head.seq
 
     def _settled(self, head: Packet) -> bool:
-        return not self.waits or all([side.settled(head) for side in self.waits])  # a list: each lets go of what it need not keep
+        waiting = [side for side in self.waits if not side.settled(head)]  # all are asked: each lets go of what it need not keep
+        return not waiting
 
     # ---- firing
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 CAUSES = ("gate", "stale", "overflow", "sampled", "skipped", "unpaired", "joined", "epoch", "late", "error")
 """Why a frame did not arrive: at the gate; replaced by a newer one; evicted from a full queue; between every-N samples; left out by an
-operator; its partner of a join never came; it went on as part of another source's frame; older than a reset; its pts did not rise; an operator failed."""
+operator; its partner of a join never came; it went on as part of another source's frame; older than a reset; its pts did not rise; an
+operator failed."""
 
 
 class Frame:

@@ -57,8 +57,9 @@ class FramePool:
 
         with self.lock:
             self.loaned += 1
-            if self.free:
-                lease = self.free.pop()
+            # Poisoned buffers rest for as long as possible: whoever kept one then reads the pattern, not by luck the next frame.
+            if len(self.free) > self.poison:
+                lease = self.free.pop(0 if self.poison else -1)
                 lease.users = 1
                 return lease
             self.allocated += 1

@@ -273,5 +273,4 @@ def _waits_for(node: NodeRun) -> str | None:
     head = node._claimed or node.trigger.head()
     if type(head) is Packet:
         return next((s.edge.source for s in node.waits if not s.settled(head)), None)
-    held_here = node._group or any(side.channel is not None and side.channel.packets for side in node.sides)
-    return node.trigger.edge.source if head is None and held_here else None
+    return node.trigger.edge.source if head is None else None

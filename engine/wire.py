@@ -231,7 +231,8 @@ def _check_wait(compiler: _Compiler, link: Link, lossy: dict[str, bool], lanes: 
     if lanes[link.source] == SLOW != lanes[link.node]:
         compiler.say(link.path, "this would wait for the slow lane with every frame", found=f"{link.source} on lane {SLOW!r}", fix=fix)
     elif lossy[link.node] and not lossy[link.source] and (link.policy == "block" or link.role == "carry"):
-        compiler.say(link.path, "the node samples, and this input would keep every frame for it", found=f"{link.source}, which drops none", fix=fix)
+        found = f"{link.source}, which drops none"
+        compiler.say(link.path, "the node samples, and this input would keep every frame for it", found=found, fix=fix)
 
 
 def check_batches(compiler: _Compiler, links: list[Link], kept: set[str], in_flight: int) -> None:

@@ -20,6 +20,7 @@ from engine.site import Site
 
 MS = 1_000_000
 SHAPE = (1, 4, 3)
+PLANES = Format("uint8", "chw", "bgr", "cpu")
 
 
 class Planted(Exception):
@@ -325,7 +326,7 @@ class Keeps(Operator):
 
 
 @operator("toy.bgr")
-def bgr(image: Annotated[Image, Format("uint8", "chw", "bgr", "cpu")], *, site: Site) -> Image:
+def bgr(image: Annotated[Image, PLANES], *, site: Site) -> Image:
     """Wants planes of BGR, gives RGB."""
     return picture(site, number(image))
 
@@ -403,7 +404,7 @@ class StirBgr(_Stir):
         super().__init__(salt, 0, 0, gain)
 
     def __call__(
-        self, a: Annotated[Image, Format("uint8", "chw", "bgr", "cpu")], b: Annotated[Image | None, Format("uint8", "chw", "bgr", "cpu")] = None,
+        self, a: Annotated[Image, PLANES], b: Annotated[Image | None, PLANES] = None,
         c: Image | None = None,
     ) -> Stirred:  # fmt: skip
         self.memory = mix(self.memory, self.salt, self.site.seq, *(None if g is None else number(g) for g in (a, b, c)), self.gain)

@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 import pytest
-
 import toys
+
 from engine import operator
 from engine.compile import compile
 from engine.errors import Diagnostic, GraphError
@@ -172,7 +172,8 @@ CASES = {
         "node.x.in.b", "drop different frames", "", "every = 2 on node.x.in.b", "",
     ),
     "a branch that skips failures": (
-        SOURCE + '[node.f]\nop = "toy.fails"\non_error = "skip"\nin.a = "src"\n[node.x]\nop = "toy.pair"\nin.a = "src"\nin.b = "f"\n' + SINK.format("x"),
+        SOURCE + '[node.f]\nop = "toy.fails"\non_error = "skip"\nin.a = "src"\n'
+        '[node.x]\nop = "toy.pair"\nin.a = "src"\nin.b = "f"\n' + SINK.format("x"),
         "node.x.in.b", "drop different frames", "", "f, which skips frames that fail", "",
     ),
     "a join that skips, joined": (
@@ -194,7 +195,8 @@ CASES = {
         "node.x.batch", "toy.add works frame by frame", "", "", "leave batch out",
     ),
     "batch in a loop": (
-        SOURCE + '[node.x]\nop = "toy.batch"\nbatch = 2\nin.a = "y"\n[node.y]\nop = "toy.add"\nin.a = "src"\nin.b = "x@-1"\n' + SINK.format("x"),
+        SOURCE + '[node.x]\nop = "toy.batch"\nbatch = 2\nin.a = "y"\n'
+        '[node.y]\nop = "toy.add"\nin.a = "src"\nin.b = "x@-1"\n' + SINK.format("x"),
         "node.x.batch", "a batch inside a loop", "", "", "leave batch out",
     ),
     "batch with a fed parameter": (
@@ -245,11 +247,13 @@ LIVE_CASES = {
         "node.x.in.b", "wait for the slow lane with every frame", "s on lane 'slow'", 'policy = "latest"',
     ),
     "carry from the slow lane": (
-        SOURCE + '[node.s]\nop = "toy.add"\nlane = "slow"\nin.a = "x"\n[node.x]\nop = "toy.add"\nin.a = "src"\nin.b = "s@-1"\n' + SINK.format("x"),
+        SOURCE + '[node.s]\nop = "toy.add"\nlane = "slow"\nin.a = "x"\n'
+        '[node.x]\nop = "toy.add"\nin.a = "src"\nin.b = "s@-1"\n' + SINK.format("x"),
         "node.x.in.b", "wait for the slow lane with every frame", "s on lane 'slow'", "read it with hold",
     ),
     "exact input of a node that samples": (
-        SOURCE + '[node.f]\nop = "toy.add"\nin.a = "src"\n[node.s]\nop = "toy.pair"\nlane = "slow"\nin.a = "src"\nin.b = "f"\n' + SINK.format("f")
+        SOURCE + '[node.f]\nop = "toy.add"\nin.a = "src"\n'
+        '[node.s]\nop = "toy.pair"\nlane = "slow"\nin.a = "src"\nin.b = "f"\n' + SINK.format("f")
         + '[node.end]\nop = "toy.collect"\nlane = "slow"\nin.a = "s"\n',
         "node.s.in.b", "keep every frame", "f, which drops none", 'policy = "latest"',
     ),
@@ -270,7 +274,8 @@ def test_mistakes_under_the_live_clock(case: str) -> None:
 
 
 def test_batches_that_gather_more_than_may_be_under_way() -> None:
-    body = SOURCE + '[node.x]\nop = "toy.batch"\nbatch = 3\nin.a = "src"\n[node.y]\nop = "toy.batch"\nbatch = 4\nin.a = "x"\n' + SINK.format("y")
+    body = SOURCE + '[node.x]\nop = "toy.batch"\nbatch = 3\nin.a = "src"\n'
+    '[node.y]\nop = "toy.batch"\nbatch = 4\nin.a = "x"\n' + SINK.format("y")
     first, second = problems(body, in_flight=5)
     assert (first.path, second.path) == ("node.x.batch", "node.y.batch")
     assert first.expected == "graph.in_flight >= 6"
@@ -396,7 +401,8 @@ def test_a_join_that_says_what_to_do_compiles() -> None:
 
 
 def test_the_same_drops_on_both_sides_need_nothing() -> None:
-    body = SOURCE + '[node.o]\nop = "toy.odd"\nin.a = "src"\n[node.y]\nop = "toy.add"\nin.a = "o"\n[node.x]\nop = "toy.pair"\nin.a = "y"\nin.b = "o"\n'
+    body = SOURCE + '[node.o]\nop = "toy.odd"\nin.a = "src"\n[node.y]\nop = "toy.add"\nin.a = "o"\n'
+    '[node.x]\nop = "toy.pair"\nin.a = "y"\nin.b = "o"\n'
     assert edge(plan(body + SINK.format("x")), "x", "b").role == "exact"
 
 

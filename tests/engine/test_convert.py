@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
-
 import toys
+
 from engine import Format, operator
 from engine.compile import compile
 from engine.convert import convert

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 import toys
+
 from engine.compile import compile
 from engine.errors import OperatorError, ParamError
 from engine.graph import GraphBuilder, as_input
@@ -31,7 +31,7 @@ def play(g: GraphBuilder | Plan, **options: Any) -> Session:
 def broken(g: GraphBuilder, **options: Any) -> tuple[Session, BaseException]:
     """The same for a run that fails."""
     session = Session(compile(g.build()), **{"poison": True, **options})
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (the caller looks at it)
+    with pytest.raises(Exception) as caught:
         session.run(tick_s=0.2)
     toys.settled(session)
     return session, caught.value

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
 import toys
+
 from engine import Operator, operator, threads
 from engine.compile import compile
 from engine.errors import RunError, StallError

@@ -16,10 +16,10 @@ from random import Random
 from typing import Any
 
 import pytest
+import toys
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-import toys
 from engine import threads
 from engine.compile import compile
 from engine.errors import GraphError
@@ -106,13 +106,12 @@ def costs(dice: Random, plan: Plan) -> dict[str, int]:
 def plan_of(graph: Graph) -> Plan:
     try:
         return compile(graph)
-    except GraphError as error:
-        assert error.diagnostics
-        for problem in error.diagnostics:
-            assert problem.path
-            assert problem.message
-        assume(False)
-        raise
+    except GraphError as refused:
+        problems = refused.diagnostics
+    assert problems
+    assert all(problem.path and problem.message for problem in problems)
+    assume(False)
+    raise AssertionError
 
 
 def shown(session: Session) -> dict[str, list[tuple[int, int, int]]]:
