@@ -274,8 +274,10 @@ def test_mistakes_under_the_live_clock(case: str) -> None:
 
 
 def test_batches_that_gather_more_than_may_be_under_way() -> None:
-    body = SOURCE + '[node.x]\nop = "toy.batch"\nbatch = 3\nin.a = "src"\n'
-    '[node.y]\nop = "toy.batch"\nbatch = 4\nin.a = "x"\n' + SINK.format("y")
+    body = (
+        SOURCE + '[node.x]\nop = "toy.batch"\nbatch = 3\nin.a = "src"\n'
+        '[node.y]\nop = "toy.batch"\nbatch = 4\nin.a = "x"\n' + SINK.format("y")
+    )  # fmt: skip
     first, second = problems(body, in_flight=5)
     assert (first.path, second.path) == ("node.x.batch", "node.y.batch")
     assert first.expected == "graph.in_flight >= 6"
@@ -401,8 +403,10 @@ def test_a_join_that_says_what_to_do_compiles() -> None:
 
 
 def test_the_same_drops_on_both_sides_need_nothing() -> None:
-    body = SOURCE + '[node.o]\nop = "toy.odd"\nin.a = "src"\n[node.y]\nop = "toy.add"\nin.a = "o"\n'
-    '[node.x]\nop = "toy.pair"\nin.a = "y"\nin.b = "o"\n'
+    body = (
+        SOURCE + '[node.o]\nop = "toy.odd"\nin.a = "src"\n[node.y]\nop = "toy.add"\nin.a = "o"\n'
+        '[node.x]\nop = "toy.pair"\nin.a = "y"\nin.b = "o"\n'
+    )  # fmt: skip
     assert edge(plan(body + SINK.format("x")), "x", "b").role == "exact"
 
 
