@@ -40,7 +40,9 @@ def machine() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     load = [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
-    return {"cpu": cpu, "cores": os.cpu_count(), "load": load, "python": platform.python_version(), "system": platform.system(), "versions": versions}
+    return {
+        "cpu": cpu, "cores": os.cpu_count(), "load": load, "python": platform.python_version(), "system": platform.system(), "versions": versions,
+    }  # fmt: skip
 
 
 def rounds(variants: Mapping[str, Callable[[], Any]], count: int) -> dict[str, list[Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine import MissingError, UsageError, layers
+from engine import UsageError, layers
 from engine.errors import Diagnostic, EngineError, GraphError
 from engine.graph import Input, Place, Ref
 from engine.load import load, loads

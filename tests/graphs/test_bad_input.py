@@ -11,8 +11,8 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "operators"), str(Path(__file__).resolve().parents[1] / "engine")]
 
-from cli_tools import call, decoded, one_object
-from media_clips import encode
+from cli_tools import call, decoded, one_object  # noqa: E402
+from media_clips import encode  # noqa: E402
 
 CHAIN = """
 [graph]
@@ -135,7 +135,8 @@ def _bomb(folder: Path) -> Path:
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(row) for _ in range(15000)) + packer.flush()
     path = folder / "bomb.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 15000, 15000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 15000, 15000, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b""))
     return path
 
 

@@ -142,7 +142,7 @@ in.image = "skeleton"
     hits = []
     for picture, bone in zip(painted[5:], bones[5:], strict=True):
         scene = picture.astype(float)
-        height, width = bone.shape[:2]
+        width = bone.shape[1]
         on_body = bone.max(axis=2) > 60
         ys, xs = np.nonzero(on_body)
         assert len(ys) > 50, "no person was found"
