@@ -41,7 +41,8 @@ def machine() -> dict[str, Any]:
             continue
     load = [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "load": load, "python": platform.python_version(), "system": platform.system(), "versions": versions,
+        "cpu": cpu, "cores": os.cpu_count(), "load": load, "python": platform.python_version(), "system": platform.system(),
+        "versions": versions,
     }  # fmt: skip
 
 
