@@ -110,7 +110,7 @@ def draw_look(rng: np.random.Generator, *, natural: float = 0.0) -> Look:
         hair=pick(HAIR_CUTS), hair_colour=pick(tuple(HAIR)),
         hat=pick(HATS, (0.72, 0.14, 0.14)), hat_colour=pick(tuple(COLOURS)), skin=pick(tuple(SKIN)),
         style=pick(STYLES, (0.5, 0.22, 0.28)),
-        place=pick(PLACES, (0.3, 0.12, 0.12, 0.07, 0.07, 0.07, 0.07, 0.06, 0.06, 0.06)), place_colour=pick(tuple(COLOURS)),
+        place=pick(PLACES, (0.33, 0.1, 0.22, 0.06, 0.06, 0.07, 0.06, 0.03, 0.03, 0.04)), place_colour=pick(tuple(COLOURS)),
     )  # fmt: skip
     if rng.random() < natural:
         look = replace(look, hair_colour=pick(("brown", "black", "blond")), skin=pick(("light", "tan")), style="soft", hat="none")

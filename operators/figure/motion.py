@@ -253,15 +253,15 @@ def draw_camera(rng: np.random.Generator, aspect: float = 1.0) -> Camera:
     """Mostly the whole figure, often off-centre or small, sometimes cut by the frame; every yaw, front views more often."""
     u = rng.uniform
     kind = rng.random()
-    if kind < 0.62:
+    if kind < 0.72:
         scale = u(0.68, 0.95)
         x, y = 0.5 + u(-0.16, 0.16), 0.53 + u(-0.05, 0.05)
-    elif kind < 0.85:
-        scale = u(0.42, 0.7)
+    elif kind < 0.94:
+        scale = u(0.45, 0.7)
         x, y = u(0.22, 0.78), u(0.45, 0.66)
     else:
         scale = u(1.0, 1.9)
         x, y = 0.5 + u(-0.15, 0.15), 0.55 + scale * u(0.05, 0.3)
     front = rng.random()
-    yaw = rng.normal(0, 0.45) if front < 0.62 else u(-math.pi, math.pi)
+    yaw = rng.normal(0, 0.45) if front < 0.75 else u(-math.pi, math.pi)
     return Camera(x, y, scale, float(yaw), float(rng.normal(0.05, 0.08)), aspect)

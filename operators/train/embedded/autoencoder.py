@@ -88,8 +88,9 @@ class Autoencoder:
         self.flat.use_average(False)
 
     def finish(self) -> None:
-        """Save the averaged weights."""
-        self.flat.use_average(True)
+        """Save the averaged weights, twice: the stage `decoder` starts from the second copy, however often it is run."""
         from operators.train.embedded.export import save_part
 
-        save_part(self.vae, self.folder / "vae")
+        self.flat.use_average(True)
+        for name in ("vae", "vae_first"):
+            save_part(self.vae, self.folder / name)

@@ -76,7 +76,7 @@ class Captioner:
         self.steps, self.lr = s.captioner_steps, 2e-3
         torch.manual_seed(s.seed + 5)
         self.model = build_captioner(s).train()
-        self.flat = Flat([self.model], dtype=torch.float32, lr=self.lr, decay=0.02, ema=0.99)
+        self.flat = Flat([self.model], dtype=torch.float32, lr=self.lr, decay=0.02, ema=0.99, muon=True)
         self.rng = np.random.default_rng((s.seed, 6, rank))
         self.pool = Pool(s.pool, s.caption_size, self.rng)
         self.sizes = [len(o) for o in CHOICES.values()]

@@ -30,15 +30,7 @@ class Decoder:
         self.s, self.folder = s, folder
         self.steps, self.lr = s.decoder_steps, 5e-4
         kind = torch.bfloat16
-        source = folder / "vae_first"  # the autoencoder before this stage; kept, so that the stage can be run again
-        if not source.is_dir():
-            import shutil
-
-            if rank == 0:
-                shutil.copytree(folder / "vae", source)
-            else:
-                source = folder / "vae"
-        self.vae = AutoencoderTiny.from_pretrained(source)
+        self.vae = AutoencoderTiny.from_pretrained(folder / "vae_first")
         self.vae.encoder.requires_grad_(False).to(kind)
         self.flat = Flat([self.vae.decoder], dtype=kind, lr=self.lr, decay=0.0, ema=0.995)
         self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=kind).to(memory_format=torch.channels_last)

@@ -87,7 +87,7 @@ class Denoiser:
         self.unet, self.control = build_unet(s), build_controlnet(s)
         for net in (self.unet, self.control):  # the fused attention's backward pass is twice as slow on a CPU
             net.set_attn_processor(AttnProcessor())
-        self.flat = Flat([self.unet, self.control], dtype=torch.bfloat16, lr=self.lr, ema=0.999)
+        self.flat = Flat([self.unet, self.control], dtype=torch.bfloat16, lr=self.lr, ema=0.998, muon=True)
         if late and (folder / "unet.pt").is_file():
             state = load(folder / "unet.pt")["flat"]
             state["average"] = state["master"].clone()  # the rate goes up again: what moves is what goes on

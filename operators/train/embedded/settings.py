@@ -20,7 +20,7 @@ class Settings:
     vae_batch: int = 12
     vae_crop: int = 96
     vae_lr: float = 1.5e-3
-    decoder_steps: int = 1200
+    decoder_steps: int = 600
     # text
     text_width: int = 96
     text_layers: int = 2
@@ -37,14 +37,14 @@ class Settings:
     unet_steps: int = 3200
     unet_batch: int = 16
     unet_lr: float = 1.5e-3
-    unet256_steps: int = 3500
+    unet256_steps: int = 3900
     unet256_batch: int = 8
-    unet256_lr: float = 9e-4
+    unet256_lr: float = 2e-3
     compile: bool = False
     # captioner
     caption_size: int = 128
     caption_widths: tuple[int, ...] = (32, 48, 72, 104)
-    captioner_steps: int = 3000
+    captioner_steps: int = 2600
     captioner_batch: int = 32
     pool: int = 1200  # scenes kept in memory; each step replaces a few
 
