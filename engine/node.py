@@ -119,10 +119,11 @@ class NodeRun:
 
     def blocked(self) -> bool:
         """Whether a queue that loses nothing is full ahead. Parks the node, so that making room wakes it."""
+        more = self.plan.batch - 1  # a batch comes out at once
         for channel in self.emit.bounded:
-            if channel.packets >= channel.cap:
+            if channel.packets + more >= channel.cap:
                 self.parked = True
-                if channel.packets >= channel.cap:  # looked at again after parking: room made in between would wake nobody
+                if channel.packets + more >= channel.cap:  # looked at again after parking: room made in between would wake nobody
                     return True
         self.parked = False
         return False

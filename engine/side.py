@@ -140,13 +140,13 @@ class Kept(Side):
             wanted = session.replay.read_at(edge.id, head.seq)
             return wanted is None or wanted < 0 or self._has(wanted)
         limit = self._limit(head)
-        if limit is None:
-            return True
         last = self.channel.items[-1].seq if self.channel.items else -1
-        if max(last, self.channel.settled) >= limit:
-            return True
-        self.passed(limit)  # what is still to come must find room
-        return False
+        settled = limit is None or max(last, self.channel.settled) >= limit
+        if self.channel.packets > 1:  # what is still to come must find room, also while the node waits for another input
+            if limit is None:
+                self._advance(lambda item: False, head.epoch)
+            self.passed(head.seq)
+        return settled
 
     def _has(self, seq: int) -> bool:
         return (self.value is not None and self.value.seq == seq) or any(type(i) is Packet and i.seq == seq for i in list(self.channel.items))

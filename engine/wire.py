@@ -250,6 +250,11 @@ def check_batches(compiler: _Compiler, links: list[Link], kept: set[str], in_fli
         if in_flight < room:
             compiler.say(path, "the batches of this graph gather more frames than may be under way", expected=f"graph.in_flight >= {room}",
                          found=str(in_flight), fix=f"set graph.in_flight = {room}")  # fmt: skip
+        awaited = any(link.lag is not None and _leads(node.name, link.source, forward) for link in links)
+        starved = next((ln for ln in links if ln.role == "trigger" and ln.policy in LOSSY and _leads(ln.node, node.name, forward)), None)
+        if awaited and starved is not None:
+            compiler.say(path, "a batch may wait for frames that a join holds, when others are dropped before it",
+                         found=f"policy = {starved.policy} on {starved.path}", fix="leave batch out")  # fmt: skip
         for link in links:
             if link.node == node.name and link.param and link.source:
                 compiler.say(link.path, "a fed parameter changes from frame to frame, and a batch is one call", fix="leave batch out")

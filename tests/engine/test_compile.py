@@ -257,6 +257,11 @@ LIVE_CASES = {
         + '[node.end]\nop = "toy.collect"\nlane = "slow"\nin.a = "s"\n',
         "node.s.in.b", "keep every frame", "f, which drops none", 'policy = "latest"',
     ),
+    "a batch behind a lossy queue, joined": (
+        SOURCE + '[node.x]\nop = "toy.batch"\nbatch = 2\nin.a = { from = "src", policy = "latest" }\n'
+        '[node.y]\nop = "toy.add"\nin.a = "src"\nin.b = { from = "x", missing = "default" }\n' + SINK.format("y"),
+        "node.x.batch", "may wait for frames that a join holds", "policy = latest on node.x.in.a", "leave batch out",
+    ),
     "two live sources": (
         SOURCE + '[node.two]\nop = "toy.count"\n[node.x]\nop = "toy.pair"\nin.a = "src"\nin.b = "two"\n' + SINK.format("x"),
         "node.x.in.b", "drop different frames", "source two", "missing",

@@ -646,3 +646,14 @@ def test_a_session_ends_when_its_block_does() -> None:
     with Session(compile(g.build()), executor="inline") as session:
         assert session.run().frames["out"] == 5
     assert session.aborting.is_set()
+
+
+@BOTH
+def test_a_batch_finds_room_for_all_its_results(executor: str) -> None:
+    g = offline()
+    g.node("src", "toy.count", count=20)
+    g.node("x", "toy.batch", a="src", batch=3)
+    g.node("sink", "toy.collect", a={"from": "x", "cap": 3}, lane="late")
+    plan = compile(g.build())
+    assert toys.values(play(plan, executor=executor)) == list(range(20))
+    play(plan, executor="inline", costs={"sink": 10**6})

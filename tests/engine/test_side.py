@@ -144,3 +144,21 @@ def test_what_is_looked_at_may_be_overtaken() -> None:
     hold._advance(overtaken, 0)
     assert value(hold.value) == 2
     assert (hold.channel.taken, hold.channel.balance) == (1, 0)
+
+
+def test_a_waiting_node_makes_room_for_what_is_still_to_come() -> None:
+    """Values of an older epoch, or that newer ones replace, must not fill the queue while the node waits for another input."""
+    node = Node()
+    node.previous = 3
+    carry = side("carry", node, lag=1, cap=3)
+    for i in (1, 2, 3):
+        carry.channel.put(packet(i))
+    assert carry.channel.full
+    assert carry.settled(packet(4, epoch=1))
+    assert not carry.channel.full
+    carry.reset()
+    node.epoch, node.previous = 1, None
+    for i in (4, 5, 6):
+        carry.channel.put(packet(i, epoch=1))
+    assert carry.settled(packet(6, epoch=1))
+    assert [p.seq for p in carry.channel.items] == [6]

@@ -155,7 +155,7 @@ def check_live_threads(dice: Random) -> None:
 
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
-QUICK = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=PHASES)
+QUICK = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=PHASES)
 THOROUGH = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 CHECKS = pytest.mark.parametrize("check", [check_offline, check_live, check_live_threads])
 
