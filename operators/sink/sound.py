@@ -12,6 +12,7 @@ from typing import Any
 from engine.errors import MediaError
 from operators.media.faults import explain
 from operators.media.urls import classify, split_span
+from operators.media.versions import lenient
 
 SECOND = 1_000_000_000
 MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
@@ -31,7 +32,7 @@ class FileSound:
         if address.kind != "file":
             raise MediaError(f"sound is taken from files only, not from {path}")
         try:
-            self.input: Any = av.open(address.target, options=dict(address.options), metadata_errors="replace")
+            self.input: Any = av.open(address.target, options=dict(address.options), **lenient())
         except (av.error.FFmpegError, OSError) as error:
             raise explain(error, path) from error
         if not self.input.streams.audio:

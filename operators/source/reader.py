@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import DeviceError, MediaError
 from operators.media.faults import explain
 from operators.media.urls import Address
+from operators.media.versions import lenient
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -170,7 +171,7 @@ class Reader:
         try:
             return av.open(
                 address.target, format=address.format, options=table, timeout=(options.open_timeout, options.read_timeout),
-                hwaccel=hardware(options.hwaccel), metadata_errors="replace",
+                hwaccel=hardware(options.hwaccel), **lenient(),
             )  # fmt: skip
         except (av.error.FFmpegError, OSError, ValueError) as error:
             silent = address.kind == "network" and time.monotonic() - began >= options.open_timeout
