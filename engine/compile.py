@@ -101,7 +101,7 @@ class _Compiler:
             for item in error.errors():
                 where = ".".join(str(part) for part in item["loc"])
                 name = str(item["loc"][0]) if item["loc"] else ""
-                if item["type"] == "missing" and name in skip:
+                if item["type"] == "missing" and name in skip and not spec.is_class:
                     continue  # an edge feeds it; its first value arrives with the first frame
                 self._param_problem(spec, f"{path}.{where}", name, dict(item))
         return {p.name: params.get(p.name, p.default) for p in spec.params if p.name in params or not p.required}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, OperatorError
@@ -64,14 +64,21 @@ class Inputs:
         for name, items in lists.items():
             arguments[name] = [payload for _, payload in sorted(items, key=lambda item: item[0])]
         if self.node.spec.inplace is not None and not self._alone(head):
-            image = arguments[self.node.spec.inplace]
-            arguments[self.node.spec.inplace] = type(image)(image.data.copy(), *_rest(image))
+            arguments[self.node.spec.inplace] = self._copy(arguments[self.node.spec.inplace])
         return arguments
 
     def _alone(self, head: Packet) -> bool:
         """Whether the buffer of the packet in hand has no other reader, so that it may be written to."""
         assert self.node.trigger is not None
         return self.node.trigger.edge.port == self.node.spec.inplace and bool(head.leases) and all(lease.users == 1 for lease in head.leases)
+
+    def _copy(self, payload: Any) -> Any:
+        """The payload with a buffer of its own, from the pool where it lies on the host."""
+        if hasattr(payload.data, "data_ptr"):
+            return replace(payload, data=payload.data.clone())
+        data = self.node.site.empty(payload.data.shape, payload.data.dtype)
+        data[...] = payload.data
+        return replace(payload, data=data)
 
     def _feed(self, edge: Edge, payload: Any) -> None:
         """A live parameter fed by an edge: mapped, kept within its bounds, of its type."""
@@ -87,8 +94,3 @@ class Inputs:
             value = round(value) if isinstance(self.node.params.get(edge.port), int) else value
         if self.node.params.get(edge.port, MISSING) != value:
             self.node.update({edge.port: value})
-
-
-def _rest(image: Any) -> list[Any]:
-    """The fields of a payload after its data."""
-    return [getattr(image, name) for name in list(inspect.signature(type(image)).parameters)[1:]]

@@ -22,7 +22,7 @@ from engine.packet import Packet
 from engine.plan import Edge, PlanNode
 from engine.side import Side, make_side
 from engine.site import Site
-from engine.work import Work
+from engine.work import WithSite, Work
 
 if TYPE_CHECKING:
     from engine.gate import Gate
@@ -78,7 +78,7 @@ class NodeRun:
         elif self.spec.is_class:
             self.operator = self.spec.target(**self.params)
         elif self.spec.wants_site:
-            self.operator = _WithSite(self)
+            self.operator = WithSite(self)
         self.stateless = self.operator is None
         edge = self.trigger.edge if self.trigger else None
         self.port = edge.port if edge else ""
@@ -414,13 +414,3 @@ class NodeRun:
         """For sources: an iterator of (value, pts, born, cut)."""
         for item in self.operator() if self.operator is not None else self.spec.target(**self.params):
             yield item if isinstance(item, Stamped) else Stamped(item)
-
-
-class _WithSite:
-    """A function operator that takes its site."""
-
-    def __init__(self, node: NodeRun) -> None:
-        self._node = node
-
-    def __call__(self, **arguments: Any) -> Any:
-        return self._node.spec.target(**arguments, **self._node.params, site=self._node.site)

@@ -79,7 +79,9 @@ class Session:
         self.signals: dict[str, float] = {}
         self.epoch = 0
         self.oldest = 0  # packets of epochs before this one are dropped at the next edge; offline runs lose nothing and keep theirs
-        self.frames_out = self.first_out = self.last_out = self.started = self.stopped = 0
+        self.frames_out = self.last_out = self.started = self.stopped = 0
+        self.first_out: int | None = None
+        self._counting = threading.Lock()
         self._lock = threading.Lock()
         self._pending: list[tuple[Receipt, dict[str, dict[str, Any]]]] = []
         self._versions: list[dict[str, dict[str, Any]]] = [] if replay is None else [by_node(change) for _, change in replay.changes]
@@ -307,9 +309,10 @@ class Session:
     def frame_ended(self, frame: Frame) -> None:
         """A frame's fate is decided; called by its gate."""
         if frame.sunk is not None:
-            self.frames_out += 1
-            self.first_out = self.first_out or frame.sunk
-            self.last_out = max(self.last_out, frame.sunk)
+            with self._counting:  # several gates may end frames at the same time
+                self.frames_out += 1
+                self.first_out = frame.sunk if self.first_out is None else min(self.first_out, frame.sunk)
+                self.last_out = max(self.last_out, frame.sunk)
 
     def _site_reset(self, node: str, reason: str) -> None:
         self.reset(f"{node}: {reason}")

@@ -70,7 +70,7 @@ def frames_of(session: Session) -> dict[str, Any]:
 def fps_of(session: Session) -> float:
     """Frames out over the time between the first and the last."""
     first, last, count = session.first_out, session.last_out, session.frames_out
-    return (count - 1) / ((last - first) / 1e9) if count > 1 and last > first else 0.0
+    return (count - 1) / ((last - first) / 1e9) if first is not None and last > first else 0.0
 
 
 def summarise(session: Session) -> Summary:

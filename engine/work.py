@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from engine.packet import Packet
 
 if TYPE_CHECKING:
+    from engine.node import NodeRun
     from engine.side import Side
 
 
@@ -20,3 +21,13 @@ class Work:
         self.stopped = started
         self.result: Any = None
         self.error: Exception | None = None
+
+
+class WithSite:
+    """A function operator that takes its site."""
+
+    def __init__(self, node: NodeRun) -> None:
+        self._node = node
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self._node.spec.target(**arguments, **self._node.params, site=self._node.site)

@@ -61,6 +61,14 @@ def crop(image: Annotated[Image, HOST_RGB], *, x: Edge, y: Edge, width: Side, he
     return Image(out)
 
 
+@operator("image.copy")
+def copy(image: Annotated[Image, HOST_RGB], *, site: Site) -> Annotated[Image, HOST_RGB]:
+    """The same picture in a buffer of its own, uint8 RGB (H, W, 3): goes before an operator that writes to its input."""
+    out = site.empty(image.data.shape)
+    out[...] = image.data
+    return Image(out)
+
+
 @operator("image.flip")
 def flip(
     image: Annotated[Image, HOST_RGB], *, axis: Literal["horizontal", "vertical", "both"] = "horizontal", site: Site

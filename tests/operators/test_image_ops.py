@@ -245,3 +245,11 @@ def test_golden_pictures() -> None:
     assert digest(run("image.canny", Image(bars))) == "11a9a84a4c74f89c"
     assert digest(run("image.resize", Image(bars), width=160, height=60, interpolation="nearest")) == "2c0eb3fc49e0024b"
     assert digest(run("image.side_by_side", [Image(bars), Image(numbered(3, 120, 160))], gap=4)) == "ebbf209d6c229a78"
+
+
+def test_a_copy_is_equal_and_lies_elsewhere() -> None:
+    bars = bars_rgb()
+    with Bench("image.copy") as bench:
+        out = bench(Image(bars)).data
+        assert (out == bars).all()
+        assert not np.shares_memory(out, bars)
