@@ -64,6 +64,7 @@ class Decoder:
         room = self.s.size // 8 - side
         places = list(self.guesses)
         latents, pictures, parts = [], [], []
+        inner = torch.zeros(n, 1, 8 * side, 8 * side)  # a crop's cut edges see zeros that are not there: they do not count
         for k in range(n):
             i = places[int(self.rng.integers(len(places)))]
             item = self.pool.items[i]
@@ -71,7 +72,8 @@ class Decoder:
                 x = int(np.clip(item.pose[0, 0] * self.s.size / 8 - side / 2 + self.rng.normal(0, 1.5), 0, room))
                 y = int(np.clip(item.pose[0, 1] * self.s.size / 8 - side / 2 + self.rng.normal(0, 1.5), 0, room))
             else:
-                x, y = int(self.rng.integers(room + 1)), int(self.rng.integers(room + 1))
+                x, y = (int(np.clip(v, 0, room)) for v in self.rng.integers(-room // 4, room + room // 4 + 1, size=2))
+            inner[k, :, 8 * bool(y > 0) : 8 * side - 8 * bool(y < room), 8 * bool(x > 0) : 8 * side - 8 * bool(x < room)] = 1
             z = self.guesses[i] if k % 2 else self.pool.latents[i].float()
             latents.append(z[:, y : y + side, x : x + side])
             window = np.s_[8 * y : 8 * (y + side), 8 * x : 8 * (x + side)]
@@ -82,6 +84,7 @@ class Decoder:
         z = torch.stack(latents)
         z = z + 0.03 * torch.randn(z.shape, generator=self.generator)
         out = self.vae.decoder(z.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)).float()
+        out = out * inner + target * (1 - inner)
         loss = picture_loss(out, target, weight)
         loss.backward()
         error = (out.detach().clamp(-1, 1) - target).square().mean((1, 2, 3)) / 4

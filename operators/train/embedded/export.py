@@ -22,6 +22,7 @@ def save_part(module: Any, folder: Path) -> None:
     half.save_pretrained(folder, safe_serialization=True)
     config = folder / "config.json"
     values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)  # where it was trained is nobody's business
     if values.get("_class_name") == "AutoencoderTiny":
         values.pop("block_out_channels", None)  # the class derives it, and warns when it is told
     if "dtype" in values:  # transformers would load in the stored type, diffusers would not: agree on full precision
