@@ -14,7 +14,8 @@ from operators.figure.skeleton import draw_skeleton
 
 # How much an error counts, by part: the head is one pixel in fifty and most of what one looks at.
 WEIGHTS = np.ones(10, np.float32)
-for _name, _weight in (("top", 2), ("bottom", 3.5), ("skin", 2.5), ("hair", 7), ("face", 5), ("detail", 5), ("hat", 4), ("hand", 4), ("shoe", 3)):
+_COUNTS = {"top": 2, "bottom": 3.5, "skin": 2.5, "hair": 7, "face": 5, "detail": 5, "hat": 4, "hand": 4, "shoe": 3}
+for _name, _weight in _COUNTS.items():
     WEIGHTS[PART[_name]] = _weight
 
 
