@@ -298,7 +298,7 @@ def speed(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=embedded.root())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "embedded_quality.json")
+    parser.add_argument("--out", "--json", type=Path, default=Path(__file__).parent / "results" / "embedded_quality.json")
     parser.add_argument("--quick", action="store_true", help="a smaller sample, for a look")
     parser.add_argument("--part", choices=PARTS, action="append", help="measure only this, keeping the file's other results; may be repeated")
     parser.add_argument("--threads", type=int, default=1)
