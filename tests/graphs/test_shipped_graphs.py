@@ -49,7 +49,9 @@ def test_it_matches_the_schema(path: Path) -> None:
 @every_graph
 def test_it_says_what_it_is_for(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.startswith("# "), "the first line says what the graph does"
+    first, _, rest = text.partition("\n")
+    assert first == "#:schema ./schema.json", "editors find the schema by the first line"
+    assert rest.startswith("# "), "the next line says what the graph does"
     assert not set(text) & {"\r", "\t", "\ufeff"}
 
 
