@@ -129,7 +129,7 @@ url = {json.dumps(str(skeleton))}
 in.image = "skeleton"
 """)
     command = [
-        sys.executable, "-m", "engine.cli", "run", str(graph), "--embedded", "--clock", "offline", "--frames", "30", "--json", "--quiet",
+        sys.executable, "-m", "engine", "run", str(graph), "--embedded", "--clock", "offline", "--frames", "30", "--json", "--quiet",
         "--set", f"camera.url={CLIP}", "--set", f"screen.url={out}", "--set", "paint.steps=2", "--set", "paint.threads=1",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
