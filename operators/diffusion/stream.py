@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.site import Site
     from operators.diffusion.models import Models
 
-EMBEDDED_STEPS = 4  # more add texture, not likeness, to the embedded model
+EMBEDDED_STEPS = 2  # more cost time and likeness: bench/embedded_quality has one, two and four
 GUIDANCE_SCALE = {"cfg": 7.5, "rcfg-self": 1.4, "none": 1.0}
 DISTILLED_SCALE = 8.5  # for models that take the guidance scale as an input (latent consistency)
 
@@ -83,7 +83,7 @@ class Stream(Operator):
 
     Models. `model`, `vae` and those in `controlnets` are diffusers folders or ids in the hub's cache on this machine, safetensors only.
     With --embedded the model that ships stands in for all of them and is sampled as it was trained: by its own scheduler, at its native
-    size at most, without guidance or reuse, and in at most 4 nominal steps.
+    size at most, without guidance or reuse, and in at most 2 nominal steps.
 
     Raises MissingError for a model that is not here, UsageError for one that does not fit or is a pickle, RunError where a picture is not
     finite even when started anew. torch.OutOfMemoryError passes through; `relieve` then keeps all but the UNet off the device between uses.
