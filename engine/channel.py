@@ -74,13 +74,7 @@ class Channel:
                 packet.frame.gate.hold(packet.frame, edge.credit)
             for lease in packet.leases:
                 lease.retain()
-            self.items.append(packet)
-            self._put += 1
-            self.peak = max(self.peak, self._put - self._left)
-            if self._closed:
-                self._sweep()
-            else:
-                self.consumer.wake(self.producer)
+            self._push(packet)
             return
         if edge.every > 1 and not self._sampled(packet):
             self._refuse(packet, "sampled")
@@ -102,17 +96,21 @@ class Channel:
             self.peak = max(self.peak, self.packets)
         if victim is not None:
             self._lose(victim)
-        if self._closed:
-            self._sweep()
-        else:
-            self.consumer.wake(self.producer)
+        self._announce()
 
     def append(self, packet: Packet) -> None:
         """`put` for a packet that brings its frame's message along and shows no pooled buffer; for plain queues only."""
         self.entered += 1
+        self._push(packet)
+
+    def _push(self, packet: Packet) -> None:
         self.items.append(packet)
         self._put += 1
         self.peak = max(self.peak, self._put - self._left)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell the consumer of what was queued; where it has ended, nobody will take it."""
         if self._closed:
             self._sweep()
         else:

@@ -123,6 +123,7 @@ class OperatorError(RunError):
             what = f"{type(cause).__name__}: {cause}"
         where = f"node {node}" if seq < 0 else f"node {node}, frame {seq} (epoch {epoch})"
         super().__init__(f"{where}: {what}", fix=fix)
+        self.__cause__ = cause
 
 
 class StallError(RunError):

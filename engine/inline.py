@@ -52,9 +52,7 @@ class Inline:
                 try:
                     node.close()
                 except Exception as error:
-                    failure = OperatorError(node.name, -1, node.epoch, error)
-                    failure.__cause__ = error
-                    session.errors.append(failure)
+                    session.errors.append(OperatorError(node.name, -1, node.epoch, error))
 
     def _open(self, opened: list[NodeRun]) -> None:
         for lane in self.session.lanes.values():
@@ -63,9 +61,7 @@ class Inline:
                 try:
                     node.open()
                 except Exception as error:
-                    failure = OperatorError(node.name, -1, 0, error)
-                    failure.__cause__ = error
-                    self.session.fail(failure)
+                    self.session.fail(OperatorError(node.name, -1, 0, error))
                     return
                 if node.gate is not None:
                     self._frames[node.name] = node.frames()
@@ -132,9 +128,7 @@ class Inline:
         except Cancelled:
             offer = None
         except Exception as error:
-            failure = OperatorError(name, self._seqs[name], self.session.epoch, error)
-            failure.__cause__ = error
-            self.session.fail(failure)
+            self.session.fail(OperatorError(name, self._seqs[name], self.session.epoch, error))
             offer = None
         self._seqs[name] += 1
         stop = self.clock.now() + self.session.costs.get(name, 0)

@@ -364,7 +364,6 @@ class NodeRun:
         self.errors_in_row += 1
         head = work.heads[-1]
         error = OperatorError(self.name, head.seq, head.epoch, work.error)
-        error.__cause__ = work.error
         for packet in work.heads:
             if packet.frame is not None:
                 packet.frame.gate.blame(packet.frame, "error")
@@ -392,9 +391,7 @@ class NodeRun:
                     head.frame = None
                     self.emit.frame(head, self.emit.named(result), list(self.site._leases))
             except Exception as error:
-                failure = OperatorError(self.name, -1, self.epoch, error)
-                failure.__cause__ = error
-                self.session.fail(failure)
+                self.session.fail(OperatorError(self.name, -1, self.epoch, error))
             self._end_scratch()
         self.finished = True
         for side in self.sides:

@@ -227,6 +227,7 @@ class Spec:
     source: bool = False
     inplace: str | None = None
     lane: str | None = None
+    gpu: bool = False
     batches: bool = False
     version: int = 1
     _model: list[Any] = field(default_factory=list, repr=False, compare=False)
@@ -266,26 +267,27 @@ class Spec:
 
 
 def operator(
-    name: str, *, inplace: str | None = None, lane: str | None = None, version: int = 1
+    name: str, *, inplace: str | None = None, lane: str | None = None, gpu: bool = False, version: int = 1
 ) -> Callable[[T], T]:
     """Register a function or an Operator subclass as `name` (`family.name`).
 
     `inplace`: the port whose payload the operator may write to; the compiler refuses it where somebody else still reads.
     `lane`: the lane it runs on unless the graph says otherwise ("slow" for what must never delay a frame).
+    `gpu`: it computes in torch where a GPU is present; a graph without such operators never imports torch to look for one.
     `version`: bump it when the same inputs give another result.
     """
 
     def register(target: T) -> T:
         from engine.registry import add
 
-        add(describe(typing.cast("Callable[..., Any]", target), name, inplace=inplace, lane=lane, version=version))
+        add(describe(typing.cast("Callable[..., Any]", target), name, inplace=inplace, lane=lane, gpu=gpu, version=version))
         return target
 
     return register
 
 
 def describe(
-    target: Callable[..., Any], name: str, *, inplace: str | None = None, lane: str | None = None, version: int = 1
+    target: Callable[..., Any], name: str, *, inplace: str | None = None, lane: str | None = None, gpu: bool = False, version: int = 1
 ) -> Spec:
     """Read an operator's signature. Raises TypeError where a signature does not follow the rules above."""
     is_class = inspect.isclass(target)
@@ -319,7 +321,7 @@ def describe(
         raise TypeError(f"{name}: inplace names no port: {inplace!r}")
     return Spec(
         name=name, ports=tuple(ports), outputs=outputs, params=tuple(params), doc=inspect.cleandoc(target.__doc__ or ""),
-        target=target, is_class=is_class, wants_site=wants_site, result=result, source=source, inplace=inplace, lane=lane,
+        target=target, is_class=is_class, wants_site=wants_site, result=result, source=source, inplace=inplace, lane=lane, gpu=gpu,
         batches=is_class and hasattr(target, "call_batch"), version=version,
     )  # fmt: skip
 

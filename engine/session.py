@@ -25,7 +25,6 @@ from engine.gate import Gate
 from engine.ladder import Rung
 from engine.lane import Lane
 from engine.node import NodeRun
-from engine.operator import Spec
 from engine.packet import Frame, Packet
 from engine.plan import Plan
 from engine.pool import Pools
@@ -99,7 +98,7 @@ class Session:
 
     def _build(self) -> None:
         specs = {node.name: registry.find(node.op) for node in self.plan.nodes}
-        name = self._device or (device.pick(None) if self._wants_gpu(specs) else "cpu")
+        name = self._device or (device.pick(None) if any(spec.gpu for spec in specs.values()) else "cpu")
         for planned in self.plan.lanes:
             where = device.Host() if planned.source or self.executor == "inline" else device.lane_device(name, planned.priority)
             self.lanes[planned.name] = Lane(planned.name, where, direct=self.executor != "inline")
@@ -134,11 +133,6 @@ class Session:
             consumer.add_input(edge, channel)
         for channel in self.channels:
             channel.settle()
-
-    @staticmethod
-    def _wants_gpu(specs: Mapping[str, Spec]) -> bool:
-        """Families that compute in torch; a graph without them must not pay for importing it."""
-        return any(spec.family in ("diffusion", "vlm", "matte", "mesh", "train") for spec in specs.values())
 
     # ---- running
 

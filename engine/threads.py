@@ -104,9 +104,7 @@ class Threads:
                 node.open()
                 lane.trace.add(begun, self.session.clock.now(), "open", node.name, -1, 0)
         except Exception as error:
-            failure = OperatorError(opened[-1].name if opened else lane.name, -1, 0, error)
-            failure.__cause__ = error
-            self.session.fail(failure)
+            self.session.fail(OperatorError(opened[-1].name if opened else lane.name, -1, 0, error))
             self.session.stop(drain=False)
         finally:
             self._opened.release()
@@ -122,9 +120,7 @@ class Threads:
             try:
                 node.close()
             except Exception as error:
-                failure = OperatorError(node.name, -1, node.epoch, error)
-                failure.__cause__ = error
-                self.session.errors.append(failure)
+                self.session.errors.append(OperatorError(node.name, -1, node.epoch, error))
 
     def _crash(self, lane: Lane, error: BaseException) -> None:
         """The runtime itself failed, or an operator raised what is no Exception: nothing can be trusted to drain."""
@@ -158,9 +154,7 @@ class Threads:
         except Cancelled:
             pass
         except Exception as error:
-            failure = OperatorError(node.name, node.count, self.session.epoch, error)
-            failure.__cause__ = error
-            self.session.fail(failure)
+            self.session.fail(OperatorError(node.name, node.count, self.session.epoch, error))
         except BaseException as error:
             self._crash(lane, error)
         finally:

@@ -66,7 +66,7 @@ class _Codec(Operator):
             self.coder.module.to("cpu")
 
 
-@operator("diffusion.encode")
+@operator("diffusion.encode", gpu=True)
 class Encode(_Codec):
     """The clean latent of a picture, in the scale the UNet sees.
 
@@ -98,7 +98,7 @@ class Encode(_Codec):
         return Latent(found.clone())
 
 
-@operator("diffusion.decode")
+@operator("diffusion.decode", gpu=True)
 class Decode(_Codec):
     """The picture of a latent, at its own size or at `width` x `height`.
 

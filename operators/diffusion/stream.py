@@ -52,7 +52,7 @@ class Painted(NamedTuple):
     latent: Latent
 
 
-@operator("diffusion.stream")
+@operator("diffusion.stream", gpu=True)
 class Stream(Operator):
     """Paint one picture a frame with a Stable Diffusion 1.x/2.x class model, starting from what the last frame left.
 

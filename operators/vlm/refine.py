@@ -30,7 +30,7 @@ class Refined(NamedTuple):
     caption: Text | None
 
 
-@operator("vlm.refine", lane="slow")
+@operator("vlm.refine", gpu=True, lane="slow")
 class Refine(Operator):
     """Look at a picture now and then, and say what to paint next: what was asked stays, the rest may follow what is seen.
 
