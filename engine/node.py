@@ -46,7 +46,7 @@ class NodeRun:
         self.ladder: Ladder | None = None
         self.epoch = self.version = 0
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
-        self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = False
+        self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = False
         self.now = session.clock.now
         self.stateless = False
         self.port = ""
@@ -83,7 +83,8 @@ class NodeRun:
         edge = self.trigger.edge if self.trigger else None
         self.port = edge.port if edge else ""
         alone = edge is not None and not self.sides and edge.slot is None and self.plan.batch == 1 and self.spec.inplace is None
-        self.simple = alone and self.emit.simple(edge)
+        choosy = not self.spec.outputs and isinstance(self.operator, Operator) and type(self.operator).wanted is not Operator.wanted
+        self.choosy, self.simple = choosy, alone and not choosy and self.emit.simple(edge)
         if isinstance(self.operator, Operator):
             self.operator.open(self.site)
         self.ladder = make_ladder(self)
@@ -190,6 +191,9 @@ class NodeRun:
         if head.version != self.version:
             self._apply(head.version)
         self.site.packet = head
+        if self.choosy and not self.operator.wanted():
+            self.skip(head, "unwatched")
+            return None
         given = [(side, side.read(head)) for side in self.sides] if self.sides else []
         if given and not self.inputs.complete(head, given):
             return None

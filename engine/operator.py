@@ -151,6 +151,11 @@ class Operator:
     def reset(self) -> None:
         """Forget what earlier frames left: a new epoch starts."""
 
+    def wanted(self) -> bool:
+        """For sinks, asked before every call: False when nobody would see the frame. It is then neither converted nor downloaded nor handed
+        over, and is dropped as `unwatched`."""
+        return True
+
     def flush(self) -> Any:
         """Called once after the last frame; may return a last result, as a call would (None: nothing)."""
         return None

@@ -451,6 +451,20 @@ class Collect(_Sink):
         self.take(a.value)
 
 
+@operator("toy.shy")
+class Shy(Operator):
+    """Is watched on some frames only, and notes which it was given."""
+
+    def __init__(self, *, watched: list[int]) -> None:
+        self.watched, self.seen = watched, list[int]()
+
+    def wanted(self) -> bool:
+        return self.site.seq in self.watched
+
+    def __call__(self, a: Scalar) -> None:
+        self.seen.append(self.site.seq)
+
+
 @operator("toy.gallery")
 class Gallery(_Sink):
     """Keeps the number of every picture it gets."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.report import as_json, complain, tell
 from engine.errors import Diagnostic, EngineError, GraphError, UsageError
 
 if TYPE_CHECKING:
+    from engine.graph import Graph
     from engine.plan import Plan
 
 
-def compiled(graph: str, sets: Sequence[str] = (), params: Sequence[str] = (), *, embedded: bool = False) -> Plan:
-    """The plan of the graph called `graph`. Raises GraphError with the problems of the file and those of the compiler together."""
+def compiled(
+    graph: str, sets: Sequence[str] = (), params: Sequence[str] = (), *, embedded: bool = False, change: Iterable[Callable[[Graph], Graph]] = (),
+) -> Plan:  # fmt: skip
+    """The plan of the graph called `graph`, after every `change`. Raises GraphError with the problems of the file and those of the compiler
+    together."""
     from engine.compile import compile
     from engine.load import read
 
@@ -22,6 +26,8 @@ def compiled(graph: str, sets: Sequence[str] = (), params: Sequence[str] = (), *
     if problems and not loaded.nodes:
         raise GraphError(problems)  # the text itself is broken, and nothing can be said about the rest
     try:
+        for made in change:
+            loaded = made(loaded)
         plan = compile(loaded, embedded=embedded)
     except GraphError as error:
         raise GraphError([*problems, *(d for d in error.diagnostics if not _said(d, problems))]) from None

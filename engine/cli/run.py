@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli import report
+from engine.cli.attach import Attachment
 from engine.cli.inspect import compiled
 from engine.cli.view import make_view
 from engine.errors import DeviceError, EngineError, MediaError, UsageError, scrub
@@ -45,6 +46,7 @@ class Options:
     quiet: bool = False
     poison: bool = False
     govern: bool = True
+    attachments: tuple[Attachment, ...] = ()
 
 
 def run(options: Options) -> int:
@@ -74,7 +76,7 @@ def _run(options: Options) -> tuple[dict[str, Any], BaseException | None, int]:
     stops = Stops()
     log = Log(options.log)
     try:
-        plan = compiled(options.graph, options.sets, options.params, embedded=options.embedded)
+        plan = compiled(options.graph, options.sets, options.params, embedded=options.embedded, change=[a.graph for a in options.attachments])
         result["plan"] = plan.hash
         log.open(plan)
         session = Watched(plan, options, log)
@@ -87,7 +89,7 @@ def _run(options: Options) -> tuple[dict[str, Any], BaseException | None, int]:
     if session is not None:
         result |= session.summary().to_dict()
         try:
-            session.finish()
+            session.finish(error)
         except EngineError as failure:
             error = error or failure
     code = getattr(error, "exit_code", 5) if error is not None and stops.count < 2 else INTERRUPTED if stops.count else 0
@@ -103,12 +105,16 @@ class Watched(Session):
         self.log, self.options, self.begun = log, options, 0
         super().__init__(
             plan, executor="inline" if options.inline else "threaded", device=_device(options.device), poison=options.poison,
-            govern=options.govern, frames=options.frames,
+            govern=options.govern, frames=options.frames, **{k: v for a in options.attachments for k, v in a.options().items()},
         )  # fmt: skip
+        self.attached: list[Attachment] = []
 
     def event(self, what: str, node: str, seq: int, **facts: Any) -> None:
         super().event(what, node, seq, **facts)
-        self.log.add({"at": self.clock.now(), "what": what, "node": node, "seq": seq, **facts})
+        event = {"at": self.clock.now(), "what": what, "node": node, "seq": seq, **facts}
+        self.log.add(event)
+        for attachment in self.options.attachments:
+            attachment.event(event)
 
     def watch(self, stops: Stops) -> None:
         """Run to the end, showing how it goes. Raises what `run` raises."""
@@ -122,13 +128,26 @@ class Watched(Session):
             if duration is not None and self.begun and (self.clock.now() - self.begun) / 1e9 >= duration:
                 self.stop()
             stops.carry_out(self, begun=entered > 0, say=view.say)
+            for attachment in self.attached:
+                attachment.tick(self)
             view.tick()
 
         with view, stops.caught():
+            for attachment in self.options.attachments:
+                self.attached.append(attachment)
+                attachment.attached(self)
             self.run(tick)
 
-    def finish(self) -> None:
-        """Write the trace, where one was asked for. Raises MediaError."""
+    def finish(self, error: BaseException | None) -> None:
+        """End what went along, and write the trace, where one was asked for. Raises the first error of these, after all were ended."""
+        failures = []
+        for attachment in reversed(self.attached):
+            try:
+                attachment.ended(self, error)
+            except EngineError as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
         if self.options.trace is not None:
             from engine.trace import chrome_trace, write_trace
 

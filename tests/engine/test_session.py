@@ -657,3 +657,21 @@ def test_a_batch_finds_room_for_all_its_results(executor: str) -> None:
     plan = compile(g.build())
     assert toys.values(play(plan, executor=executor)) == list(range(20))
     play(plan, executor="inline", costs={"sink": 10**6})
+
+
+@BOTH
+def test_a_sink_that_nobody_watches_is_given_nothing(executor: str) -> None:
+    """Its frames are counted by cause, and a sink beside it still gets all of them."""
+    g = offline()
+    g.node("src", "toy.count", count=6)
+    g.node("shy", "toy.shy", a="src", watched=[1, 4])
+    g.node("sink", "toy.collect", a="src")
+    session = play(g, executor=executor)
+    assert toys.values(session) == [0, 1, 2, 3, 4, 5]
+    assert session.nodes["shy"].operator.seen == [1, 4]
+    edge = next(e for e in session.summary().edges if e["to"] == "shy.a")
+    assert (edge["taken"], edge["drops"]) == (2, {"unwatched": 4})
+    alone = offline()
+    alone.node("src", "toy.count", count=6)
+    alone.node("shy", "toy.shy", a="src", watched=[1, 4])
+    assert play(alone, executor=executor).summary().frames["drops"] == {"unwatched": 4}

@@ -14,7 +14,7 @@ from operators.figure.skeleton import draw_skeleton
 
 # How much an error counts, by part: the head is one pixel in fifty and most of what one looks at.
 WEIGHTS = np.ones(10, np.float32)
-_COUNTS = {"top": 2, "bottom": 3.5, "skin": 2.5, "hair": 7, "face": 5, "detail": 5, "hat": 4, "hand": 4, "shoe": 3}
+_COUNTS = {"top": 2, "bottom": 5, "skin": 2.5, "hair": 12, "face": 6, "detail": 6, "hat": 6, "hand": 4, "shoe": 3}
 for _name, _weight in _COUNTS.items():
     WEIGHTS[PART[_name]] = _weight
 

@@ -117,7 +117,7 @@ class Denoiser:
         n = len(items)
         noise = torch.randn(clean.shape, generator=self.generator)
         t = torch.from_numpy(self.rng.integers(1, 999, size=n))
-        pure = torch.from_numpy(self.rng.random(n) < 0.5)
+        pure = torch.from_numpy(self.rng.random(n) < 0.6)
         t[pure] = 999
         t = torch.where(carried & ~pure, t.clamp(min=150, max=960), t)
         start = torch.where((carried & ~pure)[:, None, None, None], start, clean)
