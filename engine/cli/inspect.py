@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def compiled(
-    graph: str, sets: Sequence[str] = (), params: Sequence[str] = (), *, embedded: bool = False, change: Iterable[Callable[[Graph], Graph]] = (),
+    graph: str, sets: Sequence[str] = (), params: Sequence[str] = (), *, embedded: bool = False,
+    change: Iterable[Callable[[Graph], Graph]] = (),
 ) -> Plan:  # fmt: skip
     """The plan of the graph called `graph`, after every `change`. Raises GraphError with the problems of the file and those of the compiler
     together."""
