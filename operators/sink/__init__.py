@@ -1,5 +1,5 @@
-"""Where frames go: `sink.video`, `sink.images`, `sink.null`."""
+"""Where frames go: `sink.video`, `sink.images`, `sink.null`, `sink.tap`."""
 
-from operators.sink import images, null, video
+from operators.sink import images, null, tap, video
 
-__all__ = ["images", "null", "video"]
+__all__ = ["images", "null", "tap", "video"]
