@@ -1,0 +1,216 @@
+"""What a running session says of itself, as plain values: the answers to describe, get and stats.
+
+Everything is read from the plan and from counters that the runtime keeps anyway; no lane waits for a reader. Invariant: plain values only,
+and no credential of a URL among them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import scrub
+from engine.summary import frames_of, percentile
+
+if TYPE_CHECKING:
+    from engine.node import NodeRun
+    from engine.session import Session
+
+RECENT = 256  # frames that percentiles are taken over
+
+
+def shown(value: Any) -> Any:
+    """Any parameter value as plain data without credentials."""
+    if isinstance(value, str):
+        return scrub(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): shown(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [shown(part) for part in value]
+    if hasattr(value, "model_dump"):
+        return shown(value.model_dump())
+    if is_dataclass(value) and not isinstance(value, type):
+        return shown(asdict(value))
+    return scrub(repr(value))
+
+
+def hello(session: Session, run: str, verbs: tuple[str, ...]) -> dict[str, Any]:
+    """Who answers, what runs, and what may be asked."""
+    import engine
+
+    return {
+        "server": "afterimage", "version": 1, "engine": engine.__version__, "graph": session.plan.name, "plan": session.plan.hash, "run": run,
+        "state": state_of(session), "clock": session.plan.clock, "verbs": list(verbs),
+    }  # fmt: skip
+
+
+def state_of(session: Session) -> str:
+    """loading, online, degraded_input, degraded_inference or error."""
+    state = getattr(session, "state", None)
+    if isinstance(state, str):
+        return state
+    return "error" if session.errors else "online" if session.frames_out else "loading"
+
+
+# ---------------------------------------------------------------- describe
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """The graph as a program needs it to build an interface: nodes with their parameters, edges, published streams, knobs."""
+    edges = [edge for edge in session.plan.edges if edge.role != "constant"]
+    fed = {(edge.node, edge.port): f"{edge.source}.{edge.output}" for edge in edges if edge.feeds == "param"}
+    return {
+        "graph": session.plan.name,
+        "nodes": {name: _node(run, fed) for name, run in session.nodes.items() if run.plan.kind != "convert"},
+        "edges": [
+            {
+                "from": f"{e.source}.{e.output}", "to": f"{e.node}.{e.port}", "role": e.role, "policy": e.policy, "cap": e.cap,
+                "every": e.every,
+            }
+            for e in edges
+        ],
+        "streams": [
+            {"node": name, "op": run.plan.op, **{key: shown(run.params[key]) for key in ("stream", "endpoint", "url") if key in run.params}}
+            for name, run in session.nodes.items() if run.plan.kind == "sink"
+        ],
+        "knobs": [
+            {"path": rule.set, "range": list(rule.range) if rule.range else None, "choices": list(rule.choices) if rule.choices else None}
+            for rule in session.plan.govern.knobs
+        ],
+        "lanes": [{"name": lane.name, "nodes": list(lane.nodes)} for lane in session.plan.lanes],
+    }  # fmt: skip
+
+
+def _node(run: NodeRun, fed: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    spec = run.spec
+    schema = spec.model().model_json_schema() if spec.params else {}
+    defs = schema.get("$defs")
+    params = {}
+    for param in spec.params:
+        shape = {key: value for key, value in schema["properties"].get(param.name, {}).items() if key not in ("live", "knob", "title")}
+        params[param.name] = {
+            "schema": shape | ({"$defs": defs} if defs and "$ref" in repr(shape) else {}), "value": shown(run.params.get(param.name)),
+            "live": param.live, "knob": param.knob, "fed": fed.get((run.name, param.name)), "required": param.required,
+        }  # fmt: skip
+        params[param.name]["schema"].pop("default", None) if param.required else None
+    return {
+        "op": run.plan.op, "doc": spec.doc, "lane": run.plan.lane, "kind": run.plan.kind, "params": shown(params),
+        "outputs": [{"name": out.name, "type": out.type.__name__} for out in spec.outputs],
+    }  # fmt: skip
+
+
+def values(session: Session) -> dict[str, Any]:
+    """`node.param` to present value, of every parameter."""
+    return {f"{name}.{param}": shown(value) for name, run in session.nodes.items() for param, value in run.params.items()}
+
+
+# ---------------------------------------------------------------- stats
+
+
+def stats(session: Session, rates: Rates | None = None) -> dict[str, Any]:
+    """How it goes: counters since the start, and times and rates over the last frames."""
+    rate, busy = rates.read(session) if rates is not None else (0.0, {})
+    ages = [age / 1e6 for age in recent(session.ages)]
+    nodes = {}
+    for name, run in session.nodes.items():
+        times = [t / 1e6 for t in recent(run.times)]
+        nodes[name] = {
+            "count": run.count, "errors": run.errors, "lane": run.plan.lane,
+            "ms": {"p50": round(percentile(times, 50), 3), "p95": round(percentile(times, 95), 3)},
+        }  # fmt: skip
+    return {
+        "state": state_of(session),
+        "seconds": round(max(0, session.clock.now() - session.started) / 1e9, 3) if session.started else 0.0,
+        "frames": frames_of(session),
+        "fps": round(rate, 3),
+        "age_ms": {f"p{q}": round(percentile(ages, q), 3) for q in (50, 95, 99)},
+        "nodes": nodes,
+        "edges": [
+            {
+                "from": f"{c.edge.source}.{c.edge.output}", "to": f"{c.edge.node}.{c.edge.port}", "queued": c.packets, "cap": c.cap,
+                "in": c.entered, "drops": dict(sorted(c.drops.items())),
+            }
+            for c in list(session.channels)
+        ],
+        "lanes": {name: round(share, 4) for name, share in busy.items()},
+        "knobs": shown(session.knobs()),
+        "signals": {name: float(value) for name, value in dict(session.signals).items()},
+        "rungs": rungs(session),
+        "epoch": session.epoch,
+        "params": session.version,
+        "events": dict(Counter(e["what"] for e in list(session.events))),
+        "memory": memory(session),
+    }  # fmt: skip
+
+
+def rungs(session: Session) -> dict[str, list[str]]:
+    """Steps of the out-of-memory ladder that are taken at present, per node."""
+    found = {}
+    for name, run in session.nodes.items():
+        if run.ladder is not None and run.ladder.taken:
+            found[name] = [rung.name for rung in list(run.ladder.taken)]
+    return found
+
+
+def memory(session: Session) -> dict[str, Any]:
+    """Resident bytes of this process, number of frame buffers, and bytes of a CUDA device: free, in all, reserved by this run."""
+    found: dict[str, Any] = {"buffers": session.pools.allocated, "rss": resident()}
+    device = next((lane.device.name for lane in session.lanes.values() if lane.device.asynchronous), None)
+    torch = sys.modules.get("torch")
+    if device is not None and torch is not None and torch.cuda.is_initialized():
+        free, total = torch.cuda.mem_get_info(device)
+        found["device"] = {"name": device, "free": free, "total": total, "reserved": torch.cuda.memory_reserved(device)}
+    return found
+
+
+def resident() -> int | None:
+    """Resident bytes of this process, None where the system does not say without a library."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        psutil = sys.modules.get("psutil")
+        return psutil.Process().memory_info().rss if psutil is not None else None
+    import os
+
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def recent(items: Any, count: int = RECENT) -> list[Any]:
+    """The last values of a deque that others append to meanwhile."""
+    for _ in range(8):
+        try:
+            return list(islice(reversed(items), count))
+        except RuntimeError:  # it was appended to while it was read
+            continue
+    return []
+
+
+class Rates:
+    """Frames out a second, and the busy share of each lane, over the last seconds. One reader thread at a time."""
+
+    SPAN_S = 2.0
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, int, dict[str, int]]] = []
+
+    def read(self, session: Session) -> tuple[float, dict[str, float]]:
+        now = session.clock.now() / 1e9
+        lanes = [lane for lane in list(session.lanes.values()) if lane.nodes and not lane.nodes[0].spec.source]
+        busy = {lane.name: sum(node.busy_ns for node in lane.nodes) for lane in lanes}
+        if not self._samples:
+            self._samples.append((session.started / 1e9 if session.started else now, 0, {}))
+        self._samples.append((now, session.frames_out, busy))
+        while len(self._samples) > 2 and now - self._samples[1][0] >= self.SPAN_S:
+            self._samples.pop(0)
+        then = self._samples[0]
+        span = now - then[0]
+        if span <= 0:
+            return 0.0, {}
+        return (session.frames_out - then[1]) / span, {name: min(1.0, (ns - then[2].get(name, 0)) / 1e9 / span) for name, ns in busy.items()}
