@@ -230,7 +230,7 @@ class Channel:
         self._forget(packet, cause)
 
     def _forget(self, packet: Packet, cause: str) -> None:
-        if cause in ("stale", "overflow", "epoch"):
+        if cause in ("stale", "overflow", "epoch", "unwatched"):
             self.session.recording.drop(self.edge.id, packet.seq, cause)
         if self.edge.counted and packet.frame is not None:
             packet.frame.gate.blame(packet.frame, cause)

@@ -32,6 +32,7 @@ class Emitter:
         self.only = spec.outputs[0] if len(spec.outputs) == 1 and spec.result is None else None
         followed = {rule.follow for rule in node.session.plan.govern.knobs}
         self.signals = {o.name for o in spec.outputs if f"{node.name}.{o.name}" in followed}
+        self.tapped = False  # whether the session's tap is told of what the node makes
         self._last_good: list[tuple[str, Payload, tuple[Lease, ...]]] = []
 
     def add(self, output: str, channel: Channel) -> None:
@@ -45,7 +46,7 @@ class Emitter:
         """Whether results may take the fast path (`engine.hop`): a sink, or one output on one plain edge that takes the message on."""
         if not self.spec.outputs:
             return True
-        if self.only is None or len(self.all) != 1 or self.keeps_last or self.signals or self.node.lane.device.asynchronous:
+        if self.tapped or self.only is None or len(self.all) != 1 or self.keeps_last or self.signals or self.node.lane.device.asynchronous:
             return False
         return self.all[0].plain and trigger is not None and trigger.counted and self.all[0].edge.credit == trigger.credit
 
@@ -71,6 +72,8 @@ class Emitter:
     def frame(self, head: Packet, values: list[tuple[str, Any]], candidates: list[Lease]) -> tuple[NodeRun, Packet] | None:
         """Send one frame's values. Returns (node, packet) where the next node may be called at once instead of being queued for."""
         device = self.node.lane.device
+        if self.tapped and self.session.tap is not None:
+            self.session.tap.made(self.node, head, values)
         ready = device.record(values) if device.asynchronous else None
         if self.keeps_last:
             self.forget_last_good()

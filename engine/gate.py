@@ -111,7 +111,7 @@ class Gate:
 
     def _admit(self, offer: Offer) -> None:
         session = self.session
-        if not offer.cut and not session.resetting and self._last[0] == session.epoch and offer.pts <= self._last[1]:
+        if session.replay is None and not offer.cut and not session.resetting and self._last[0] == session.epoch and offer.pts <= self._last[1]:
             self._refuse(offer, "late")  # before anything is stamped: a change lands on a frame that goes on
             return
         version, epoch = session.stamp(self.source.gate_id, offer.seq, offer.cut)
@@ -119,6 +119,8 @@ class Gate:
             self._refuse(offer, "late")
             return
         self._last = (epoch, offer.pts)
+        if session.tap is not None:
+            session.tap.entered(self, offer, version, epoch)
         frame = Frame(offer.seq, epoch, offer.born, self)
         self.credits -= 1
         self.hold(frame, True)  # held while its messages are being sent, so that it cannot end in the middle
@@ -137,6 +139,8 @@ class Gate:
                 lease.release()
         self.in_flight -= 1
         self.drops[cause] += 1
+        if self.session.tap is not None:
+            self.session.tap.refused(self, offer, cause)
         if cause == "gate":
             self.session.recording.drop(self.source.gate_id, offer.seq, cause)
 

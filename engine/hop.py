@@ -53,7 +53,7 @@ def hop(node: NodeRun, head: Packet) -> tuple[NodeRun, Packet] | None:
     if only is None:
         if head.frame is not None:
             head.frame.sunk = stopped
-        session.sunk(node, head, stopped)
+        session.sunk(node, head, stopped, [])
         channel.done(head)
         return None
     out = emit.all[0]

@@ -65,7 +65,7 @@ class Inline:
                     return
                 if node.gate is not None:
                     self._frames[node.name] = node.frames()
-                    self._seqs[node.name] = 0
+                    self._seqs[node.name] = self.session.first
 
     def _loop(self, tick: Callable[[Session], None] | None) -> None:
         session = self.session

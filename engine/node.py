@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from engine.session import Session
 
 
+NEVER = 2**63
+
+
 class NodeRun:
     """The running state of one node. Its operator lives on one lane, from open to close."""
 
@@ -47,6 +50,7 @@ class NodeRun:
         self.epoch = self.version = 0
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
         self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = False
+        self.mark = NEVER  # the tap is told of the first frame from this one on
         self.now = session.clock.now
         self.stateless = False
         self.port = ""
@@ -71,7 +75,9 @@ class NodeRun:
 
     def open(self) -> None:
         """Make the operator and open it, on its lane."""
-        if self.plan.process:
+        if (stand_in := self.session.stand_ins.get(self.name)) is not None:
+            self.operator = stand_in(self)
+        elif self.plan.process:
             from engine.process import ProcessOperator
 
             self.operator = ProcessOperator(self.plan.op, dict(self.params))
@@ -161,7 +167,8 @@ class NodeRun:
 
     def step_on(self, head: Packet) -> tuple[NodeRun, Packet] | None:
         """`step` for a frame that is in hand."""
-        if self.simple and head.epoch == self.epoch == self.session.epoch and head.version == self.version and head.ready is None:
+        same = head.epoch == self.epoch == self.session.epoch and head.version == self.version
+        if self.simple and same and head.ready is None and head.seq < self.mark:
             return hop(self, head)
         work = self.take(head)
         return None if work is None else self.finish(work)
@@ -195,6 +202,8 @@ class NodeRun:
             self.skip(head, "unwatched")
             return None
         given = [(side, side.read(head)) for side in self.sides] if self.sides else []
+        if head.seq >= self.mark and self.session.tap is not None:
+            self.session.tap.crossed(self, head)
         if given and not self.inputs.complete(head, given):
             return None
         self.previous = head.seq
@@ -330,7 +339,7 @@ class NodeRun:
             for head in work.heads:
                 if head.frame is not None:
                     head.frame.sunk = work.stopped
-                self.session.sunk(self, head, work.stopped)
+                self.session.sunk(self, head, work.stopped, work.given)
             return None
         candidates = list(self.site._leases)
         for head in work.heads:

@@ -27,8 +27,9 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from engine.payload import Image, Payload
@@ -36,6 +37,7 @@ from engine.payload import Image, Payload
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from engine.outlook import Asked, Outlook
     from engine.site import Site
 
 T = TypeVar("T")
@@ -139,6 +141,11 @@ class Operator:
 
     site: Site
 
+    @classmethod
+    def outlook(cls, asked: Asked) -> Outlook | None:
+        """What this operator will load and compute, from its parameters and files alone, without torch; None: nothing worth saying."""
+        return None
+
     def open(self, site: Site) -> None:
         """Acquire what the calls need; runs on the lane that will call. Raise MissingError, DeviceError, … in clear words."""
         self.site = site
@@ -150,6 +157,21 @@ class Operator:
 
     def reset(self) -> None:
         """Forget what earlier frames left: a new epoch starts."""
+
+    def snapshot(self) -> Any:
+        """What earlier frames left, for `recall` in another process: plain values, NumPy arrays and tensors in dicts and lists, none of which
+        is written to afterwards. Called before a frame, on the lane. By default {} where `reset` is not overridden, because then there is
+        nothing to forget, else None: it cannot be said."""
+        return {} if type(self).reset is Operator.reset else None
+
+    def recall(self, state: Any) -> None:
+        """Go on from a `snapshot`; called after `open`, on the lane."""
+
+    @classmethod
+    def redirected(cls, params: Mapping[str, Any], folder: Path, node: str) -> dict[str, Any] | None:
+        """For sinks: `params` changed so that what is written lies in `folder`, under a name made of `node`. A replay asks, because it must
+        not write over what was recorded. None: this sink writes no files, and a replay does without it."""
+        return None
 
     def wanted(self) -> bool:
         """For sinks, asked before every call: False when nobody would see the frame. It is then neither converted nor downloaded nor handed

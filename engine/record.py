@@ -8,16 +8,60 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ReplayError
+
+if TYPE_CHECKING:
+    from engine.gate import Gate, Offer
+    from engine.node import NodeRun
+    from engine.packet import Packet
+    from engine.side import Side
 
 LIMIT = 1_000_000  # events: some 100 MB, half a day of a live graph at 24 fps
 
 
+class Tap:
+    """Who is told of a run while it runs, such as a recorder of files. `Session.tap` holds it, from before `run`.
+
+    Called on lanes and under the locks of gates: an implementation only notes what it is told. Payloads may be kept as they are for as long
+    as their leases are retained.
+    """
+
+    def note(self, kind: str, entry: tuple[Any, ...]) -> None:
+        """An entry of the Recording, in the order in which they came; `kind` is the name of its list."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """An event of the session's log."""
+
+    def entered(self, gate: Gate, offer: Offer, version: int, epoch: int) -> None:
+        """A source frame was admitted; its messages are not on their way yet."""
+
+    def refused(self, gate: Gate, offer: Offer, cause: str) -> None:
+        """A source frame was dropped at the gate."""
+
+    def made(self, node: NodeRun, head: Packet, values: list[tuple[str, Any]]) -> None:
+        """What a node with `emit.tapped` made of a frame; a last result (of `flush`) has no frame."""
+
+    def sunk(self, node: NodeRun, head: Packet, given: list[tuple[Side, Any]]) -> None:
+        """A sink is done with a frame."""
+
+    def crossed(self, node: NodeRun, head: Packet) -> None:
+        """A node has read the inputs for the first frame at or after its `mark`, and is about to be called."""
+
+    def read(self, side: Side, head: Packet) -> None:
+        """An input that waits for nobody gives another value than for the frame before."""
+
+    def decided(self, node: str, what: str, value: Any) -> None:
+        """An operator chose something that another machine or moment might choose otherwise."""
+
+
 @dataclass
 class Recording:
-    """The log of one run. Edges are named by their id in the plan; gates by -1 - order of their source."""
+    """The log of one run. Edges are named by their id in the plan; gates by -1 - order of their source.
+
+    With a `tap` every entry goes there instead of being kept, and there is no limit.
+    """
 
     plan: str = ""
     drops: list[tuple[int, int, str]] = field(default_factory=list)  # edge, seq, cause
@@ -27,15 +71,20 @@ class Recording:
     resets: list[tuple[int, str]] = field(default_factory=list)  # seq, reason
     on: bool = True
     complete: bool = True
+    tap: Tap | None = field(default=None, repr=False, compare=False)
 
     def drop(self, edge: int, seq: int, cause: str) -> None:
-        if self.on:
-            self.drops.append((edge, seq, cause))
-            self._bound()
+        self.note("drops", (edge, seq, cause))
 
     def read(self, edge: int, seq: int, value: int) -> None:
-        if self.on:
-            self.reads.append((edge, seq, value))
+        self.note("reads", (edge, seq, value))
+
+    def note(self, kind: str, entry: tuple[Any, ...]) -> None:
+        """Add `entry` to the list called `kind`."""
+        if self.tap is not None:
+            self.tap.note(kind, entry)
+        elif self.on or kind not in ("drops", "reads"):
+            getattr(self, kind).append(entry)
             self._bound()
 
     def _bound(self) -> None:
@@ -45,12 +94,13 @@ class Recording:
 
 
 class Replay:
-    """A Recording arranged for look-up."""
+    """A Recording arranged for look-up. `strict`: a side input that cannot read what was read is an error; else the newest before counts."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, *, strict: bool = True) -> None:
         if not recording.complete:
             raise ReplayError(f"the recording stopped after {LIMIT} events: it does not cover the whole run")
-        self.recording = recording
+        self.recording, self.strict = recording, strict
+        self.decisions: dict[tuple[str, str], Any] = {}  # node, what: value
         self._drops = {(edge, seq): cause for edge, seq, cause in recording.drops}
         self._reads = {(edge, seq): value for edge, seq, value in recording.reads}
         self._stamps: dict[int, list[tuple[int, int, int]]] = {}

@@ -28,7 +28,8 @@ from engine.node import NodeRun
 from engine.packet import Frame, Packet
 from engine.plan import Plan
 from engine.pool import Pools
-from engine.record import Recording, Replay
+from engine.record import Recording, Replay, Tap
+from engine.side import Side
 from engine.site import Site
 from engine.summary import Summary, summarise
 
@@ -87,6 +88,9 @@ class Session:
         self._stamped: dict[int, tuple[int, int]] = {}
         self._wanted: dict[str, dict[str, Any]] = {}
         self._device = device
+        self.tap: Tap | None = None
+        self.stand_ins: dict[str, Callable[[NodeRun], Any]] = {}  # node to what makes its operator instead, before `run`
+        self.first = 0  # the seq of every source's first frame; a replay may begin later
         self.nodes: dict[str, NodeRun] = {}
         self.lanes: dict[str, Lane] = {}
         self.channels: list[Channel] = []
@@ -100,7 +104,9 @@ class Session:
         specs = {node.name: registry.find(node.op) for node in self.plan.nodes}
         name = self._device or (device.pick(None) if any(spec.gpu for spec in specs.values()) else "cpu")
         for planned in self.plan.lanes:
-            where = device.Host() if planned.source or self.executor == "inline" else device.lane_device(name, planned.priority)
+            alone = planned.source or self.executor == "inline"  # one thread and one stream: nothing crosses, so nothing has to be waited for
+            here = self._device if self._device and self.executor == "inline" and not planned.source else "cpu"
+            where = device.Host(here) if alone else device.lane_device(name, planned.priority)
             self.lanes[planned.name] = Lane(planned.name, where, direct=self.executor != "inline")
         for node in self.plan.nodes:
             lane, spec = self.lanes[node.lane], specs[node.name]
@@ -108,7 +114,7 @@ class Session:
                 node=node.name, seed=self.plan.seed, live=self.plan.live, embedded=self.plan.embedded, device=lane.device.name,
                 budget_ms=self.plan.budget_ms, clock=self.clock, pools=self.pools,
                 stop=self.draining if spec.source else self.aborting,
-                _event=self.event, _reset=self._site_reset, _output=self._site_output,
+                _event=self.event, _reset=self._site_reset, _output=self._site_output, _decide=self.decide,
             )  # fmt: skip
             run = self.nodes[node.name] = NodeRun(node, spec, site, self)
             run.lane = lane
@@ -181,10 +187,11 @@ class Session:
                 lane.post(lane.nodes[0])
 
     def fail(self, error: EngineError) -> None:
-        """Note an error and let the rest of the graph finish what it has."""
+        """Note an error and let the rest of the graph finish what it has. A replay goes on to where the recorded sources ended."""
         with self._lock:
             self.errors.append(error)
-        self.stop(drain=True)
+        if self.replay is None:
+            self.stop(drain=True)
 
     # ---- changes from outside
 
@@ -246,7 +253,7 @@ class Session:
         found = len(self._versions), self.epoch
         if self._stamped.get(gate, (0, 0)) != found:
             self._stamped[gate] = found
-            self.recording.stamps.append((gate, seq, *found))
+            self.recording.note("stamps", (gate, seq, *found))
         return found
 
     def _land(self, seq: int, cut: bool) -> None:
@@ -261,11 +268,11 @@ class Session:
                     changes.setdefault(name, {}).update(change)
             if changes:
                 self._versions.append(changes)
-                self.recording.changes.append((seq, {f"{n}.{p}": value for n, change in changes.items() for p, value in change.items()}))
+                self.recording.note("changes", (seq, {f"{n}.{p}": value for n, change in changes.items() for p, value in change.items()}))
             if resets:
                 self.epoch += 1
                 self.oldest = self.epoch if self.plan.live else 0
-                self.recording.resets.append((seq, resets[-1]))
+                self.recording.note("resets", (seq, resets[-1]))
         for receipt, _ in pending:
             receipt.stamp(seq)
             if receipt.what != "reset":
@@ -294,11 +301,29 @@ class Session:
 
     def event(self, what: str, node: str, seq: int, **facts: Any) -> None:
         """Put an event into the log."""
-        self.events.append({"at": self.clock.now(), "what": what, "node": node, "seq": seq, **facts})
+        event = {"at": self.clock.now(), "what": what, "node": node, "seq": seq, **facts}
+        self.events.append(event)
+        if self.tap is not None:
+            self.tap.event(event)
 
-    def sunk(self, node: NodeRun, packet: Packet, now: int) -> None:
+    def sunk(self, node: NodeRun, packet: Packet, now: int, given: list[tuple[Side, Any]]) -> None:
         """A sink is done with a frame."""
         self.ages.append(now - packet.born)
+        if self.tap is not None:
+            self.tap.sunk(node, packet, given)
+
+    def listen(self, tap: Tap) -> None:
+        """Tell `tap` of everything from now on, in place of keeping a recording; before `run`."""
+        self.tap = self.recording.tap = tap
+
+    def decide(self, node: str, what: str, make: Callable[[], Any]) -> Any:
+        """A choice that a replay must not make anew."""
+        if self.replay is not None and (node, what) in self.replay.decisions:
+            return self.replay.decisions[node, what]
+        value = make()
+        if self.tap is not None:
+            self.tap.decided(node, what, value)
+        return value
 
     def frame_ended(self, frame: Frame) -> None:
         """A frame's fate is decided; called by its gate."""

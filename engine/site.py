@@ -26,6 +26,10 @@ def _ignore(*args: Any, **facts: Any) -> None:
     """Stands in for the session's hooks where an operator runs on its own."""
 
 
+def _decide_now(node: str, what: str, make: Callable[[], Any]) -> Any:
+    return make()
+
+
 @dataclass(eq=False)
 class Site:
     """The surroundings of one node.
@@ -51,6 +55,7 @@ class Site:
     _event: Callable[..., None] = _ignore
     _reset: Callable[[str, str], None] = _ignore
     _output: Callable[[str], None] = _ignore
+    _decide: Callable[[str, str, Callable[[], Any]], Any] = _decide_now
 
     # ---- the frame in hand
 
@@ -99,6 +104,13 @@ class Site:
         lease = self.pools.take(tuple(shape), dtype)
         self._leases.append(lease)
         return lease.array
+
+    # ---- choices
+
+    def decide(self, what: str, make: Callable[[], Any]) -> Any:
+        """`make()`, for a choice that depends on the machine or the moment, such as the faster of two ways; a plain value. A recording keeps
+        it and a replay gets it back, so that the replay does the same."""
+        return self._decide(self.node, what, make)
 
     # ---- speaking up
 
