@@ -130,6 +130,12 @@ class Emitter:
         for channel in self.outs[output]:
             channel.put(packet)
 
+    def missing(self, given: set[str], seq: int) -> None:
+        """A source's frame came without the outputs that are not `given`: nobody is to wait for them."""
+        for output in self.outs.keys() - given:
+            for channel in self.outs[output]:
+                channel.put_bound(seq)
+
     def eos(self) -> None:
         for channel in self.all:
             channel.put_eos()

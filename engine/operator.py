@@ -109,12 +109,15 @@ class Stamped(NamedTuple, Generic[T]):
 
     `pts`: ns on the stream's own clock, strictly rising between cuts. `born`: capture time, monotonic ns; None = now.
     `cut`: the stream is not continuous here (reconnect, seek, loop): carries and holds start afresh.
+    `seq`: the frame's ordinal where it had one before it came here (another engine's); used where it rises, so that identity and random
+    numbers are the same on both sides.
     """
 
     value: T
     pts: int | None = None
     born: int | None = None
     cut: bool = False
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

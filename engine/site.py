@@ -26,6 +26,10 @@ def _ignore(*args: Any, **facts: Any) -> None:
     """Stands in for the session's hooks where an operator runs on its own."""
 
 
+def _at_eof() -> str:
+    return "eof"
+
+
 def _decide_now(node: str, what: str, make: Callable[[], Any]) -> Any:
     return make()
 
@@ -55,6 +59,7 @@ class Site:
     _event: Callable[..., None] = _ignore
     _reset: Callable[[str, str], None] = _ignore
     _output: Callable[[str], None] = _ignore
+    _outcome: Callable[[], str] = _at_eof
     _decide: Callable[[str, str, Callable[[], Any]], Any] = _decide_now
 
     # ---- the frame in hand
@@ -105,6 +110,16 @@ class Site:
         self._leases.append(lease)
         return lease.array
 
+    def hold(self, payload: Any) -> tuple[Lease, ...]:
+        """For sinks that read on after their call has ended (a socket that sends without copying): the pooled buffers behind `payload`, kept
+        from being used again until each is given back with `release`, from any thread."""
+        from engine.emit import leases_of
+
+        held = leases_of(payload, [*self._leases, *(self.packet.leases if self.packet else ())])
+        for lease in held:
+            lease.retain()
+        return held
+
     # ---- choices
 
     def decide(self, what: str, make: Callable[[], Any]) -> Any:
@@ -131,6 +146,11 @@ class Site:
         self._output(str(path))
 
     # ---- stopping
+
+    @property
+    def outcome(self) -> str:
+        """How the run is coming to its end, as far as is known: "error", "stopped" where somebody asked it to stop, else "eof"."""
+        return self._outcome()
 
     @property
     def stopping(self) -> bool:

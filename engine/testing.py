@@ -146,6 +146,7 @@ def _mesh(dice: Any) -> Mesh:
 
 
 SAMPLES: dict[type[Payload], Callable[[Any], Payload]] = {
+    Payload: _image,  # a port that takes anything
     Image: _image,
     Mask: lambda dice: Mask((dice.integers(0, 2, SIZE, "uint8") * 255).astype("uint8")),
     Pose: _pose,
