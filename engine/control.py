@@ -97,6 +97,11 @@ class Governing:
         """What was measured before a move says nothing about what comes after it; nor do the frames that were already under way."""
         self._mark = {node.name: node.count + self.session.plan.in_flight for node in self.session.nodes.values()}
 
+    def rest(self) -> None:
+        """A pause ends: what was measured before it, and the drops in it, say nothing about what comes."""
+        self._dropped = sum(gate.drops["gate"] for gate in self.session.gates.values())
+        self._forget()
+
     def _climb(self) -> None:
         session = self.session
         for node in session.nodes.values():

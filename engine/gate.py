@@ -42,7 +42,7 @@ class Gate:
         self.others: list[Gate] = []  # those it takes turns with
         self.turn = (0, source.plan.order)  # seq of the next frame, place among the gates
         self.emptied = threading.Condition(self.lock)
-        self._pumping = False
+        self._pumping = self._cut = False
         self._last: tuple[int, int] = (-1, -(2**63))  # epoch and pts of the last frame admitted
 
     def take_turns(self, others: list[Gate], lock: threading.RLock) -> None:
@@ -58,8 +58,11 @@ class Gate:
             self.entered += 1
             self.in_flight += 1
             replay = self.session.replay
-            if replay is not None and replay.drop_at(self.source.gate_id, offer.seq):
-                self._refuse(offer, "gate")
+            if replay is not None and (cause := replay.drop_at(self.source.gate_id, offer.seq)):
+                self._refuse(offer, cause)
+                return
+            if self.session.paused and self.lossy:
+                self._refuse(offer, "paused")
                 return
             if self.slot is not None:
                 old, self.slot = self.slot, None
@@ -69,7 +72,7 @@ class Gate:
 
     def _open(self) -> bool:
         """Whether a frame may go in. Sources that take turns keep in step, so that a reset meets the same frames of the others every time."""
-        if self.credits <= 0 or self.session.aborting.is_set():
+        if self.credits <= 0 or self.session.paused or self.session.aborting.is_set():
             return False
         return all(gate.source.finished or gate.turn > self.turn for gate in self.others) and not self.source.blocked()
 
@@ -86,6 +89,9 @@ class Gate:
                 return
             self._pumping = True
             try:
+                if self.slot is not None and self.session.paused and self.lossy:
+                    offer, self.slot = self.slot, None  # it would be old when the pause ends
+                    self._refuse(offer, "paused")
                 while self.slot is not None and self._open():
                     offer, self.slot = self.slot, None
                     self.turn = (offer.seq + 1, self.turn[1])
@@ -110,11 +116,12 @@ class Gate:
                 self._refuse(offer, "gate")
 
     def _admit(self, offer: Offer) -> None:
-        session = self.session
-        if session.replay is None and not offer.cut and not session.resetting and self._last[0] == session.epoch and offer.pts <= self._last[1]:
+        session, cut = self.session, offer.cut or self._cut
+        if session.replay is None and not cut and not session.resetting and self._last[0] == session.epoch and offer.pts <= self._last[1]:
             self._refuse(offer, "late")  # before anything is stamped: a change lands on a frame that goes on
             return
-        version, epoch = session.stamp(self.source.gate_id, offer.seq, offer.cut)
+        self._cut = False
+        version, epoch = session.stamp(self.source.gate_id, offer.seq, cut, offer.pts)
         if self._last[0] == epoch and offer.pts <= self._last[1]:
             self._refuse(offer, "late")
             return
@@ -128,6 +135,8 @@ class Gate:
         for output, value, leases in offer.values:
             packet = Packet(offer.seq, offer.pts, epoch, offer.born, value, version=version, frame=frame, leases=leases, origin=origin)
             self.source.emit.packet(output, packet)
+        if len(offer.values) < len(self.source.emit.outs):
+            self.source.emit.missing({output for output, _, _ in offer.values}, offer.seq)
         for _, _, leases in offer.values:
             for lease in leases:
                 lease.release()
@@ -141,7 +150,8 @@ class Gate:
         self.drops[cause] += 1
         if self.session.tap is not None:
             self.session.tap.refused(self, offer, cause)
-        if cause == "gate":
+        self._cut |= offer.cut  # the stream is broken here whether or not this very frame goes in
+        if cause in ("gate", "paused"):
             self.session.recording.drop(self.source.gate_id, offer.seq, cause)
 
     # ---- the fate of frames

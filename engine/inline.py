@@ -41,7 +41,7 @@ class Inline:
         try:
             self._open(opened)
             if not session.errors:
-                self._loop(tick)
+                self._loop(tick, tick_s)
         finally:
             if session.aborting.is_set() or sys.exc_info()[0] is not None:
                 while self._ends:  # the calls under way have happened; they only have not ended in virtual time
@@ -67,10 +67,14 @@ class Inline:
                     self._frames[node.name] = node.frames()
                     self._seqs[node.name] = self.session.first
 
-    def _loop(self, tick: Callable[[Session], None] | None) -> None:
+    def _loop(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
         session = self.session
         while not session.aborting.is_set():
-            if self._ends and self._ends[0][0] <= self.clock.now():
+            if session.nudge.is_set():
+                session.nudge.clear()
+                for gate in session.gates.values():
+                    gate.pump()
+            elif self._ends and self._ends[0][0] <= self.clock.now():
                 heapq.heappop(self._ends)[2]()
                 session.governing.tick()
                 if tick is not None:
@@ -79,6 +83,11 @@ class Inline:
                 continue
             elif self._ends:
                 self.clock.jump(self._ends[0][0])
+            elif session.paused and not session.draining.is_set():
+                self.clock.advance(round(tick_s * 1e9))  # nothing happens until somebody resumes: from the tick, or from another thread
+                if tick is not None:
+                    tick(session)
+                session.nudge.wait(0.001)
             else:
                 break
         if not session.aborting.is_set() and any(not lane.finished for lane in session.lanes.values()):
@@ -130,7 +139,7 @@ class Inline:
         except Exception as error:
             self.session.fail(OperatorError(name, self._seqs[name], self.session.epoch, error))
             offer = None
-        self._seqs[name] += 1
+        self._seqs[name] = (self._seqs[name] if offer is None else offer.seq) + 1
         stop = self.clock.now() + self.session.costs.get(name, 0)
         self.clock.jump(start)
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, OperatorError
+from engine.graph import UNSET
+from engine.operator import Port
 from engine.packet import Packet
-from engine.payload import Payload, Scalar
+from engine.payload import WRITTEN, Payload, Scalar, from_plain
 from engine.plan import Edge
 from engine.side import MISSING, Side
 
@@ -21,6 +23,45 @@ class Inputs:
     def __init__(self, node: NodeRun) -> None:
         self.node = node
         self.blank: dict[str, Any] = {port.name: [] if port.many else None for port in node.spec.ports}
+
+    # ---- what may be set from outside
+
+    def wired(self, port: str) -> list[Side]:
+        """The readers of a port, or of a fed parameter, besides the trigger."""
+        return [side for side in self.node.sides if side.edge.port == port]
+
+    def settable(self) -> dict[str, tuple[bool, Port | None]]:
+        """The inputs whose written value can be set: name to (whether an edge or a constant is there, the port, None for a fed parameter).
+
+        An input that an edge feeds with every frame has no written value; one that the graph leaves open has none yet.
+        """
+        spec, found = self.node.spec, dict[str, tuple[bool, Port | None]]()
+        trigger = self.node.trigger.edge.port if self.node.trigger is not None else ""
+        for side in self.node.sides:
+            if side.edge.role in ("constant", "hold") and side.edge.slot is None:
+                found[side.edge.port] = (True, spec.port(side.edge.port))
+        for port in spec.ports:
+            if port.type in WRITTEN and port.optional and not port.many and port.name != trigger and not self.wired(port.name):
+                found[port.name] = (False, port)
+        return found
+
+    def written(self, port: str) -> Any:
+        """The value that an input has while nobody feeds it; None where there is none."""
+        side = next(iter(self.wired(port)), None)
+        value = self.blank.get(port) if side is None else side.default
+        return None if value is UNSET else value
+
+    def write(self, port: str, value: Any) -> None:
+        """Set that value, between two frames; it holds until an edge brings a newer one."""
+        kind = self.node.spec.port(port)
+        value = value if kind is None or value is None else from_plain(kind.type, value)
+        sides = self.wired(port)
+        for side in sides:
+            side.replace(value)
+        if not sides:
+            self.blank[port] = value
+
+    # ---- a call
 
     def complete(self, head: Packet, given: list[tuple[Side, Any]]) -> bool:
         """Deal with inputs that are missing; False when the frame was dropped for it."""

@@ -237,10 +237,14 @@ class NodeRun:
         self.version = version
 
     def update(self, change: dict[str, Any]) -> None:
-        """Set live parameters, already validated."""
-        self.params.update(change)
-        if isinstance(self.operator, Operator):
-            self.operator.update(**change)
+        """Set live parameters, and the written values of inputs (`in.` and the port), already validated."""
+        params = {key: value for key, value in change.items() if not key.startswith("in.")}
+        self.params.update(params)
+        if params and isinstance(self.operator, Operator):
+            self.operator.update(**params)
+        if len(params) < len(change):
+            for key in change.keys() - params.keys():
+                self.inputs.write(key.removeprefix("in."), change[key])
 
     def _fire(self) -> Work:
         group, self._group = self._group, []

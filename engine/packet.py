@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from engine.payload import Payload
     from engine.pool import Lease
 
-CAUSES = ("gate", "stale", "overflow", "sampled", "skipped", "unpaired", "joined", "epoch", "late", "unwatched", "error")
-"""Why a frame did not arrive: at the gate; replaced by a newer one; evicted from a full queue; between every-N samples; left out by an
-operator; its partner of a join never came; it went on as part of another source's frame; older than a reset; its pts did not rise; nobody
-watches the sink; an operator failed."""
+CAUSES = ("gate", "paused", "stale", "overflow", "sampled", "skipped", "unpaired", "joined", "epoch", "late", "unwatched", "error")
+"""Why a frame did not arrive: at the gate; while the session was paused; replaced by a newer one; evicted from a full queue; between every-N
+samples; left out by an operator; its partner of a join never came; it went on as part of another source's frame; older than a reset; its pts
+did not rise; nobody watches the sink; an operator failed."""
 
 
 class Frame:

@@ -157,7 +157,12 @@ def from_plain(kind: type[Payload], value: Any) -> Payload:
     if kind is Prompt and isinstance(value, str):
         return Prompt(value)
     if kind is Prompt and isinstance(value, Mapping) and set(value) <= {"text", "negative", "blend"} and "text" in value:
-        return Prompt(**value)
+        made = Prompt(**value)
+        if not (isinstance(made.text, str) and isinstance(made.negative, str)):
+            raise ValueError("text and negative of a prompt are text")
+        if not isinstance(made.blend, int) or isinstance(made.blend, bool) or made.blend < 0:
+            raise ValueError(f"blend of a prompt is a number of frames, found {made.blend!r}")
+        return made
     if kind is Text and isinstance(value, str):
         return Text(value)
     if kind is Scalar and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -165,3 +170,21 @@ def from_plain(kind: type[Payload], value: Any) -> Payload:
     if kind is Data and isinstance(value, Mapping):
         return Data(value)
     raise ValueError(f"{value!r} is no {kind.__name__} that can be written in a graph")
+
+
+WRITTEN: frozenset[type[Payload]] = frozenset({Prompt, Text, Scalar, Data})
+"""The kinds that `from_plain` knows."""
+
+
+def to_plain(payload: Any) -> Any:
+    """What `from_plain` makes the same payload of; other values as they are."""
+    match payload:
+        case Prompt():
+            return {"text": payload.text, "negative": payload.negative, "blend": payload.blend}
+        case Text():
+            return payload.text
+        case Scalar():
+            return payload.value
+        case Data():
+            return dict(payload.values)
+    return payload

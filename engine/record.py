@@ -64,9 +64,9 @@ class Recording:
     """
 
     plan: str = ""
-    drops: list[tuple[int, int, str]] = field(default_factory=list)  # edge, seq, cause
+    drops: list[tuple[int, int, str]] = field(default_factory=list)  # edge or gate, seq, cause; a pause is the frames it drops
     reads: list[tuple[int, int, int]] = field(default_factory=list)  # edge, seq of the trigger, seq of the value (-1: none)
-    changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # seq, {node.param: value}: one parameter version each
+    changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # seq, {node.param or node.in.port: plain value}: a version each
     stamps: list[tuple[int, int, int, int]] = field(default_factory=list)  # gate, seq, version, epoch from this frame of the gate on
     resets: list[tuple[int, str]] = field(default_factory=list)  # seq, reason
     on: bool = True
@@ -83,13 +83,13 @@ class Recording:
         """Add `entry` to the list called `kind`."""
         if self.tap is not None:
             self.tap.note(kind, entry)
-        elif self.on or kind not in ("drops", "reads"):
+        elif self.on:
             getattr(self, kind).append(entry)
             self._bound()
 
     def _bound(self) -> None:
         # A session that runs for weeks must not fill the memory with what nobody may ever replay.
-        if len(self.drops) + len(self.reads) >= LIMIT:
+        if len(self.drops) + len(self.reads) + len(self.changes) >= LIMIT:
             self.on = self.complete = False
 
 

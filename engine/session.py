@@ -13,14 +13,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 from engine import device, registry
+from engine.changes import Changes
 from engine.channel import Channel
 from engine.clock import Clock, RealClock, StepClock
 from engine.control import Governing
-from engine.errors import EngineError, ParamError, RunError
+from engine.errors import EngineError, RunError
 from engine.gate import Gate
 from engine.ladder import Rung
 from engine.lane import Lane
@@ -28,29 +28,11 @@ from engine.node import NodeRun
 from engine.packet import Frame, Packet
 from engine.plan import Plan
 from engine.pool import Pools
+from engine.receipt import Receipt
 from engine.record import Recording, Replay, Tap
 from engine.side import Side
 from engine.site import Site
 from engine.summary import Summary, summarise
-
-
-@dataclass(eq=False)
-class Receipt:
-    """The answer to a live change: accepted when you hold it; `applied_at` is the first frame that has it."""
-
-    what: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    applied_at: int | None = None
-    _applied: threading.Event = field(default_factory=threading.Event)
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Block until it is applied; the frame's seq, or None when `timeout` seconds passed first."""
-        self._applied.wait(timeout)
-        return self.applied_at
-
-    def stamp(self, seq: int) -> None:
-        self.applied_at = seq
-        self._applied.set()
 
 
 class Session:
@@ -83,10 +65,10 @@ class Session:
         self.first_out: int | None = None
         self._counting = threading.Lock()
         self._lock = threading.Lock()
-        self._pending: list[tuple[Receipt, dict[str, dict[str, Any]]]] = []
-        self._versions: list[dict[str, dict[str, Any]]] = [] if replay is None else [by_node(change) for _, change in replay.changes]
+        self.changing = Changes(self, [change for _, change in replay.changes] if replay is not None else ())
+        self.paused = False
+        self.nudge = threading.Event()  # something happened that the inline executor should look at
         self._stamped: dict[int, tuple[int, int]] = {}
-        self._wanted: dict[str, dict[str, Any]] = {}
         self._device = device
         self.tap: Tap | None = None
         self.stand_ins: dict[str, Callable[[NodeRun], Any]] = {}  # node to what makes its operator instead, before `run`
@@ -114,13 +96,13 @@ class Session:
                 node=node.name, seed=self.plan.seed, live=self.plan.live, embedded=self.plan.embedded, device=lane.device.name,
                 budget_ms=self.plan.budget_ms, clock=self.clock, pools=self.pools,
                 stop=self.draining if spec.source else self.aborting,
-                _event=self.event, _reset=self._site_reset, _output=self._site_output, _decide=self.decide,
+                _event=self.event, _reset=self._site_reset, _output=self._site_output, _outcome=self.outcome, _decide=self.decide,
             )  # fmt: skip
             run = self.nodes[node.name] = NodeRun(node, spec, site, self)
             run.lane = lane
             lane.nodes.append(run)
             lane.open_nodes += 1
-            self._wanted[node.name] = dict(node.params)
+            self.changing.know(node.name, node.params)
             if spec.source:
                 lossy = self.plan.live and self.replay is None  # a replayed gate drops what was dropped, and waits otherwise
                 run.gate = self.gates[node.name] = Gate(run, self, credits=self.plan.in_flight, lossy=lossy)
@@ -164,6 +146,7 @@ class Session:
             self.stopped = self.clock.now()
             for gate in self.gates.values():
                 gate.close()
+            self.changing.end("the run ended before a frame came that it could land on")
         if self.errors:
             first = self.errors[0]
             for other in self.errors[1:]:
@@ -179,9 +162,11 @@ class Session:
         self.draining.set()
         if not drain:
             self.aborting.set()
+        self.paused = False  # the frame that waits offline is finished like the others
         for gate in self.gates.values():
             with gate.lock:
                 gate.emptied.notify_all()
+        self.pump()
         for lane in self.lanes.values():
             if lane.nodes:
                 lane.post(lane.nodes[0])
@@ -196,105 +181,99 @@ class Session:
     # ---- changes from outside
 
     def set(self, changes: Mapping[str, Any], *, by: str = "") -> Receipt:
-        """Change live parameters (`node.param` to value) together, on one frame. Raises ParamError, and then nothing is changed."""
-        from pydantic import ValidationError
+        """Change live parameters (`node.param` to value) and written inputs (`node.port`, or `node.in.port`) together, on one frame.
 
-        problems: dict[str, str] = {}
-        wanted: dict[str, dict[str, Any]] = {}
-        for key, value in changes.items():
-            name, _, param = key.partition(".")
-            run = self.nodes.get(name)
-            known = run.spec.param(param) if run else None
-            if run is None:
-                problems[key] = f"there is no node {name!r}; " + registry.suggest(name, list(self.nodes))
-            elif known is None:
-                problems[key] = f"{run.plan.op} has no parameter {param!r}; " + registry.suggest(param, [p.name for p in run.spec.params])
-            elif not known.live:
-                problems[key] = "is fixed at open"
-            else:
-                wanted.setdefault(name, {})[param] = value
-        with self._lock:
-            for name, change in wanted.items():
-                try:
-                    model = self.nodes[name].spec.model()(**{**self.nodes[name].params, **self._wanted[name], **change})
-                except ValidationError as error:
-                    for item in error.errors():
-                        problems[f"{name}.{item['loc'][0]}"] = f"{item['msg']} (found {item.get('input')!r})"
-                else:
-                    wanted[name] = {param: getattr(model, param) for param in change}
-            if problems:
-                raise ParamError(problems)
-            receipt = Receipt(by or "set", dict(changes))
-            for name, change in wanted.items():
-                self._wanted[name].update(change)
-            self._pending.append((receipt, wanted))
-        return receipt
+        Raises ParamError, and then nothing is changed.
+        """
+        return self.changing.set(changes, by=by)
+
+    def ramp(
+        self, changes: Mapping[str, Any], *, frames: int | None = None, seconds: float | None = None, curve: str = "linear", by: str = ""
+    ) -> Receipt:  # fmt: skip
+        """Move numbers to the targets in `changes`, a step with every frame, over `frames` or `seconds`; curve: "linear" or "ease".
+
+        The receipt is applied at the first step and done at the last. A later change of the same path takes over. Raises ParamError where
+        something is no number, UsageError where the ramp itself is none; then nothing is changed.
+        """
+        return self.changing.ramp(changes, frames=frames, seconds=seconds, curve=curve, by=by)
 
     def reset(self, reason: str = "reset") -> Receipt:
         """Start a new epoch at the next frame admitted: carries, holds and operators forget what came before."""
-        receipt = Receipt("reset", {"reason": reason})
-        with self._lock:
-            self._pending.append((receipt, {}))
+        return self.changing.reset(reason)
+
+    def pause(self, *, by: str = "") -> Receipt:
+        """Admit no frame from here on; what is under way is finished. Applied at once: `applied_at` is the first frame that does not go in.
+
+        Live, the source is read on and its frames are dropped as `paused`; offline it waits, and nothing is lost.
+        """
+        receipt = Receipt("pause", by=by)
+        self.paused = True
+        self.pump()
+        with self.changing.lock:
+            at = max((gate.turn[0] for gate in self.gates.values()), default=0)
+            self.changing.post(receipt, "applied", applied_at=at, done_at=at, epoch=self.epoch, params=self.version)
+        self.event("pause", "", at, by=by)
         return receipt
+
+    def resume(self, *, by: str = "") -> Receipt:
+        """Admit frames again; applied with the first one."""
+        receipt = Receipt("resume", by=by)
+        self.changing.rest()
+        self.governing.rest()
+        self.changing.add(receipt)
+        self.paused = False
+        self.event("resume", "", -1, by=by)
+        self.pump()
+        return receipt
+
+    def pump(self) -> None:
+        """Let every gate look whether it may admit a frame."""
+        if self.executor == "inline":
+            self.nudge.set()  # its own thread does it
+            return
+        for gate in list(self.gates.values()):
+            gate.pump()
 
     @property
     def resetting(self) -> bool:
         """Whether the next frame admitted starts a new epoch."""
-        return any(receipt.what == "reset" for receipt, _ in self._pending)
+        return self.changing.resetting
 
-    def stamp(self, gate: int, seq: int, cut: bool) -> tuple[int, int]:
+    def stamp(self, gate: int, seq: int, cut: bool, pts: int) -> tuple[int, int]:
         """The parameter version and epoch of the frame `seq` that `gate` is admitting: everything pending lands on it."""
         if self.replay is not None:
             version, self.epoch = self.replay.stamp_at(gate, seq)
             self._stamped[-1] = max(self._stamped.get(-1, (0, 0)), (version, self.epoch))
             return version, self.epoch
-        if self._pending or cut:
-            self._land(seq, cut)
-        found = len(self._versions), self.epoch
+        changing = self.changing
+        if changing.pending or changing.ramps or cut:
+            if cut:
+                changing.rest()
+            changing.stamp(gate, seq, self.clock.now() if self.plan.live else pts, ["cut"] if cut else [])
+        found = changing.version, self.epoch
         if self._stamped.get(gate, (0, 0)) != found:
             self._stamped[gate] = found
             self.recording.note("stamps", (gate, seq, *found))
         return found
 
-    def _land(self, seq: int, cut: bool) -> None:
-        with self._lock:
-            pending, self._pending = self._pending, []
-            resets = ["cut"] if cut else []
-            changes: dict[str, dict[str, Any]] = {}
-            for receipt, wanted in pending:
-                if receipt.what == "reset":
-                    resets.append(str(receipt.changes["reason"]))
-                for name, change in wanted.items():
-                    changes.setdefault(name, {}).update(change)
-            if changes:
-                self._versions.append(changes)
-                self.recording.note("changes", (seq, {f"{n}.{p}": value for n, change in changes.items() for p, value in change.items()}))
-            if resets:
-                self.epoch += 1
-                self.oldest = self.epoch if self.plan.live else 0
-                self.recording.note("resets", (seq, resets[-1]))
-        for receipt, _ in pending:
-            receipt.stamp(seq)
-            if receipt.what != "reset":
-                self.event("set", "", seq, by=receipt.what, changes=dict(receipt.changes))
-        if resets:
-            self.event("epoch", "", seq, epoch=self.epoch, reason=resets[-1])
-
     @property
     def version(self) -> int:
         """How often parameters have changed so far."""
-        return len(self._versions) if self.replay is None else self._stamped.get(-1, (0, 0))[0]
+        return self.changing.version if self.replay is None else self._stamped.get(-1, (0, 0))[0]
 
     def changes(self, since: int, until: int, node: str) -> list[dict[str, Any]]:
         """What changed for `node` between two parameter versions."""
-        return [change[node] for change in self._versions[since:until] if node in change]
+        return self.changing.between(since, until, node)
+
+    def ended(self, gate: int | None) -> bool:
+        """Whether the source with this gate id will admit nothing more."""
+        return all(g.source.finished for g in self.gates.values() if g.source.gate_id == gate)
 
     def rung(self, node: NodeRun, rung: Rung, cause: str) -> None:
         """A step on the out-of-memory ladder: the settings hold at once, for the frame in hand."""
         if rung.settings:
             node.update(dict(rung.settings))
-            with self._lock:
-                self._wanted[node.name].update(rung.settings)
+            self.changing.overrule(node.name, rung.settings)
         self.event("memory", node.name, node.site.seq, rung=rung.name, settings=dict(rung.settings), cause=rung.cause or cause)
 
     # ---- what nodes and gates report
@@ -336,6 +315,10 @@ class Session:
     def _site_reset(self, node: str, reason: str) -> None:
         self.reset(f"{node}: {reason}")
 
+    def outcome(self) -> str:
+        """How the run is ending, as far as is known: "error", "stopped" on request, or "eof"."""
+        return "error" if self.errors else "stopped" if self.draining.is_set() else "eof"
+
     def _site_output(self, path: str) -> None:
         with self._lock:
             if path not in self.outputs:
@@ -359,15 +342,6 @@ class Session:
             missing = gate.entered - gate.out - gate.in_flight - sum(gate.drops.values())
             if missing:
                 raise RunError(f"source {gate.source.name}: {missing} frames unaccounted for")
-
-
-def by_node(change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """`node.param` to value, as node to param to value."""
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in change.items():
-        name, _, param = key.partition(".")
-        found.setdefault(name, {})[param] = value
-    return found
 
 
 def run(plan: Plan, **options: Any) -> Summary:

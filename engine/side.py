@@ -24,6 +24,7 @@ class Side:
 
     def __init__(self, edge: Edge, node: NodeRun, channel: Channel | None) -> None:
         self.edge, self.node, self.channel = edge, node, channel
+        self.default = edge.hold  # what is written in the graph, or was set since
         self.value: Packet | None = None  # kept from frame to frame, with its buffers
         self.lends = node.plan.batch > 1  # a kept value may be replaced before the batch is called that was given it
         self._lent: list[Packet] = []
@@ -82,7 +83,12 @@ class Side:
         return True
 
     def _default(self) -> Any:
-        return MISSING if self.edge.hold is UNSET else self.edge.hold
+        return MISSING if self.default is UNSET else self.default
+
+    def replace(self, value: Any) -> None:
+        """Read `value` from now on, until the edge brings a newer one."""
+        self.default = value
+        self._keep(None)
 
 
 class Constant(Side):
@@ -92,7 +98,7 @@ class Constant(Side):
         return True
 
     def read(self, head: Packet) -> Any:
-        return self.edge.hold
+        return self.default
 
 
 class Exact(Side):

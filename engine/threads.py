@@ -146,7 +146,7 @@ class Threads:
                 if offer is None:
                     break
                 gate.offer(offer)
-                seq += 1
+                seq = offer.seq + 1
                 if not gate.lossy:
                     with gate.emptied:
                         while gate.slot is not None and not self.session.draining.is_set():
@@ -201,7 +201,7 @@ class Threads:
         session = self.session
         moved = sum(c.entered + c.taken + sum(c.drops.values()) for c in session.channels)
         now = time.monotonic()
-        if moved != self._progress[0] or any(lane.busy for lane in session.lanes.values()):
+        if moved != self._progress[0] or session.paused or any(lane.busy for lane in session.lanes.values()):
             self._progress = (moved, now)
             return
         # While a source waits for its stream, a join may rightly wait for the source.
@@ -239,7 +239,7 @@ def next_offer(node: NodeRun, frames: Any, seq: int) -> Offer | None:
     site._leases.clear()
     born = now if item.born is None else item.born
     pts = item.pts if item.pts is not None else born - session.started
-    return Offer(seq, pts, born, values, item.cut)
+    return Offer(seq if item.seq is None else max(seq, item.seq), pts, born, values, item.cut)
 
 
 def diagnose(session: Session) -> StallError:
