@@ -129,4 +129,8 @@ KNOB = (
     Key("step", "number", "How far one move goes.", "1 for whole numbers, else a tenth of the range", 0, above=True),
     Key("follow", "text", "A Scalar output, as `node.output`, that limits the knob too: at 0 the best value, at 1 the worst.", "none"),
 )
-MEMORY = (Key("vram", "size", "What the models may take on the card.", "what the card has"),)
+MEMORY = (
+    Key("vram", "size", "What the models may take on the card.", "what the card has"),
+    Key("card", "text", "The card a plan is made for, such as `rtx-2060`: its rates and its memory are those that `engine plan` predicts with.",
+        "none"),
+)  # fmt: skip

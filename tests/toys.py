@@ -15,6 +15,7 @@ import numpy as np
 
 from engine import Format, Live, Operator, Stamped, operator
 from engine.clock import StepClock
+from engine.outlook import Asked, Outlook, Weights
 from engine.payload import Image, Scalar, Text
 from engine.site import Site
 
@@ -463,6 +464,22 @@ class Shy(Operator):
 
     def __call__(self, a: Scalar) -> None:
         self.seen.append(self.site.seq)
+
+
+@operator("toy.heavy", gpu=True)
+class Heavy(Operator):
+    """Says that a frame costs `amount` TFLOP and that it loads two models of 1 and 2 GB; remembers where it was placed."""
+
+    def __init__(self, *, amount: Annotated[float, Live(0, 100)] = 10.0) -> None:
+        self.amount = amount
+
+    @classmethod
+    def outlook(cls, asked: Asked) -> Outlook | None:
+        weights = (Weights("net", 2 * 10**9, True, 10.0), Weights("eyes", 10**9, True, 1 / asked.every, anywhere=True))
+        return None if asked.embedded else Outlook(weights, 10**8, asked.range("amount"), asked.range("amount"))
+
+    def __call__(self, a: Scalar) -> Scalar:
+        return a
 
 
 @operator("toy.gallery")

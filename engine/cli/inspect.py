@@ -68,17 +68,20 @@ def check(graphs: Sequence[str], sets: Sequence[str], params: Sequence[str], *, 
     return code
 
 
-def plan(graph: str, sets: Sequence[str], params: Sequence[str], *, embedded: bool, how: str) -> None:
-    """Print a plan: "text", "json", "mermaid" or "dot"."""
-    from engine import show
+def plan(graph: str, sets: Sequence[str], params: Sequence[str], *, embedded: bool, how: str, card: str | None = None) -> None:
+    """Print a plan: "text", "json", "mermaid" or "dot"; the first two with what it costs, and on `card` what that comes to."""
+    from engine import forecast, show
 
     made = compiled(graph, sets, params, embedded=embedded)
+    told = forecast.forecast(made, card) if how in ("json", "text") else None
     match how:
         case "json":
-            tell(as_json({"hash": made.hash, "file": os.fspath(made.file), **made.to_dict()}))
+            tell(as_json({"hash": made.hash, "file": os.fspath(made.file), **made.to_dict(), "forecast": told.to_dict() if told else None}))
         case "mermaid":
             tell(show.mermaid(made))
         case "dot":
             tell(show.dot(made))
         case _:
             tell(show.plan_text(made))
+            if told is not None and told.nodes:
+                tell(str(told))

@@ -87,12 +87,13 @@ def plan(
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart.")] = False,
     dot: Annotated[bool, typer.Option("--dot", help="In Graphviz' language.")] = False,
     json: Json = False,
+    card: Annotated[str | None, typer.Option(metavar="NAME", help="Predict for this card, such as rtx-2060.", show_default=False)] = None,
 ) -> None:
-    """Print what would run where, in what order, and how every edge behaves."""
+    """Print what would run where, in what order, how every edge behaves, and what a frame costs."""
     from engine.cli import inspect
 
     how = "mermaid" if mermaid else "dot" if dot else "json" if json else "text"
-    inspect.plan(graph, [*(sets or ()), *(changes or ())], params or (), embedded=embedded, how=how)
+    inspect.plan(graph, [*(sets or ()), *(changes or ())], params or (), embedded=embedded, how=how, card=card)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from engine.payload import Image, Latent, Prompt
 if TYPE_CHECKING:
     import torch
 
+    from engine.outlook import Asked, Outlook
     from engine.site import Site
     from operators.diffusion.models import Models
 
@@ -128,6 +129,13 @@ class Stream(Operator):
         self.models: Models | None = None
         self._age = 0
         self._cut_at = (-1, -1)
+
+    @classmethod
+    def outlook(cls, asked: Asked) -> Outlook | None:
+        """What a frame costs and what has to be loaded; see operators.diffusion.work."""
+        from operators.diffusion.work import outlook
+
+        return outlook(asked)
 
     # ---- life
 

@@ -188,3 +188,16 @@ def read_header(file: Path) -> dict[str, dict[str, object]]:
     if 8 + length + end != size:
         raise MediaError(f"{file} should have {8 + length + end} bytes and has {size}", fix="pull the model again")
     return dict(header)
+
+
+def weights_bytes(name: str) -> int:
+    """Bytes of the safetensors files of the model called `name` (those without a variant, where there are some); 0 where it is not here."""
+    from engine.errors import EngineError
+
+    try:
+        folder = find(name)
+    except EngineError:
+        return 0
+    files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    plain = [f for f in files if f.name.count(".") == 1] or files
+    return sum(f.stat().st_size for f in plain)

@@ -17,6 +17,7 @@ from operators.vlm.refiner import Refiner, Wish
 if TYPE_CHECKING:
     import numpy as np
 
+    from engine.outlook import Asked, Outlook
     from operators.vlm.backends import Backend
 
 QUESTION = "Describe this picture in one short sentence: who is in it, the colours of hair and clothes, and the background."
@@ -83,6 +84,22 @@ class Refine(Operator):
         self._thumb: np.ndarray[Any, Any] | None = None  # of the last picture looked at
         self._when = 0  # and its pts
         self._said: tuple[str, str] | None = None
+
+    @classmethod
+    def outlook(cls, asked: Asked) -> Outlook | None:
+        """The size of the model, from its files where it is here, else from the catalogue. It may look from the host: nobody waits for it."""
+        from engine.outlook import Outlook, Weights
+        from operators.models.catalogue import lookup
+        from operators.models.store import weights_bytes
+
+        model = str(asked.params.get("model") or "")
+        if asked.embedded or asked.params.get("backend") == "embedded" or not model:
+            return None
+        known = lookup(model)
+        found = weights_bytes(model)
+        size = found or (known.size if known else 0)
+        notes = () if size else (f"the size of {model} is not known before it is here",)
+        return Outlook((Weights("vlm", size, bool(found), 1 / asked.every, anywhere=True),), 0, notes=notes)
 
     def open(self, site: Site) -> None:
         super().open(site)

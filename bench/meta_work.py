@@ -1,0 +1,169 @@
+"""Operations of a frame, counted on torch's meta device, where nothing is computed: deterministic, and the same on every machine.
+
+Counts every module of every family at three sizes, fits the part that is constant, the one that grows with the area and the one that grows
+with its square, compares with the table in operators/diffusion/work.py, and prints what the policies of a frame cost. Fails where the table
+is wrong.
+
+    python bench/meta_work.py --json bench/results/meta_work.json
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import common
+
+SIZES = (256, 512, 1024)
+LINEAR = {"attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+SHAPES: dict[str, dict[str, Any]] = {
+    "sd1": {"cross_attention_dim": 768},
+    "sd2": {"cross_attention_dim": 1024, **LINEAR},
+    "sdxl": {
+        "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20], "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), "transformer_layers_per_block": [1, 2, 10],
+        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
+UP = {"sdxl": {"up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}}
+KL = {
+    "block_out_channels": (128, 256, 512, 512), "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2, "latent_channels": 4,
+}  # fmt: skip
+
+
+def gflop(call: Callable[[], Any]) -> float:
+    """GFLOP of one call; a multiply-add counts as two."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops() / 1e9)
+
+
+def fit(call: Callable[[int], Any]) -> tuple[float, float, float]:
+    """The three parts of a cost, from three sizes."""
+    import numpy as np
+
+    areas = np.array([(size / 512) ** 2 for size in SIZES])
+    counted = np.array([gflop(lambda size=size: call(size)) for size in SIZES])
+    base, area, square = np.linalg.solve(np.stack([areas**0, areas, areas**2], 1), counted)
+    return float(base), float(area), float(square)
+
+
+def modules(name: str) -> tuple[Any, Any]:
+    """The UNet and the ControlNet of a family, without weights."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    shape = SHAPES[name]
+    return UNet2DConditionModel(**shape, **UP.get(name, {})).eval(), ControlNetModel(**shape).eval()
+
+
+def count_family(name: str) -> dict[str, tuple[float, float, float]]:
+    """Every pass of one family."""
+    import torch
+
+    from operators.diffusion.reuse import Reuse
+
+    with torch.device("meta"):
+        unet, control = modules(name)
+        text, t = torch.zeros(1, 77, SHAPES[name]["cross_attention_dim"]), torch.zeros(1)
+        more = {"added_cond_kwargs": {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}} if name == "sdxl" else {}
+
+        def latent(size: int) -> torch.Tensor:
+            return torch.zeros(1, 4, size // 8, size // 8)
+
+        found = {
+            "unet": fit(lambda s: unet(latent(s), t, text, **more)),
+            "control": fit(lambda s: control(latent(s), t, text, torch.zeros(1, 3, s, s), **more)),
+            "hint": fit(lambda s: control.controlnet_cond_embedding(torch.zeros(1, 3, s, s))),
+        }
+        for cut in range(3) if name != "sdxl" else ():
+            reuse = Reuse(unet, 2, cut)
+
+            def both(size: int, reuse: Reuse = reuse) -> None:
+                reuse.full(latent(size), t, text, None, None, None)
+                reuse.shallow(latent(size), t, text, None)
+
+            base, area, square = (a - b for a, b in zip(fit(both), found["unet"], strict=True))
+            found[f"cut {cut}"] = (base, area, square)
+    return found
+
+
+def count_coders() -> dict[str, tuple[float, float, float]]:
+    """Encoders and decoders."""
+    import torch
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+    with torch.device("meta"):
+        full, tiny = AutoencoderKL(**KL).eval(), AutoencoderTiny().eval()
+        found = {}
+        for name, module in (("kl", full), ("tiny", tiny)):
+            found[f"{name} encode"] = fit(lambda s, m=module: m.encode(torch.zeros(1, 3, s, s)))
+            found[f"{name} decode"] = fit(lambda s, m=module: m.decode(torch.zeros(1, 4, s // 8, s // 8)))
+        return found
+
+
+def table() -> dict[str, tuple[float, float, float]]:
+    """What operators/diffusion/work.py says."""
+    from operators.diffusion import work
+
+    def parts(cost: work.Cost) -> tuple[float, float, float]:
+        return (cost.base, cost.area, cost.square)
+
+    coders = {"kl": work.KL, "tiny": work.TINY}
+    said = {f"{name} {way}": parts(cost) for name, coder in coders.items() for way, cost in zip(("encode", "decode"), coder, strict=False)}  # type: ignore[arg-type]
+    for name, family in (("sd1", work.SD1), ("sd2", work.SD2), ("sdxl", work.SDXL)):
+        said |= {f"{name} unet": parts(family.unet), f"{name} control": parts(family.control), f"{name} hint": parts(work.HINT)}
+        said |= {f"{name} cut {i}": parts(cut) for i, cut in enumerate(family.cuts)}
+    return said
+
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "15 steps, cfg": {"guidance": "cfg"},
+    "15 steps, cfg, full decoder": {"guidance": "cfg", "vae": None},
+    "15 steps": {},
+    "15 steps, reuse 3": {"reuse": {"every": 3, "cut": 1}},
+    "15 steps, reuse 5": {"reuse": {"every": 5, "cut": 1}},
+    "14 steps at strength 0.29, reuse 2": {"steps": 14, "strength": 0.29, "reuse": {"every": 2, "cut": 1}},
+    "4 steps": {"steps": 4},
+    "1 step": {"steps": 1},
+}
+
+
+def policies() -> dict[str, float]:
+    """TFLOP of a frame at 512 x 512 with one ControlNet, by policy."""
+    from engine.outlook import Asked
+    from operators.diffusion.work import outlook
+
+    base = {"model": "sd15", "controlnets": [{"model": "net"}], "vae": "taesd", "steps": 15, "size": 512, "strength": 1.0, "guidance": "none"}
+    told = {name: outlook(Asked({**base, **more}, frozenset({"control", "carry"}))) for name, more in POLICIES.items()}
+    return {name: round(o.tflop[1], 3) for name, o in told.items() if o is not None}
+
+
+def main() -> int:
+    args = common.arguments(__doc__ or "", only="")
+    names = [args.only] if args.only else list(SHAPES)
+    counted = {f"{name} {part}": cost for name in names for part, cost in count_family(name).items()}
+    counted |= {} if args.only else count_coders()
+    said = table()
+    wrong = {
+        part: {"counted": [round(v, 4) for v in cost], "table": said.get(part)}
+        for part, cost in counted.items()
+        if part not in said or any(abs(a - b) > 2e-3 for a, b in zip(cost, said[part], strict=True))
+    }
+    frame = policies()
+    reuse = frame["15 steps, reuse 3"] / frame["15 steps"]
+    common.report(args, "meta_work", {
+        "gflop": {part: [round(v, 4) for v in cost] for part, cost in counted.items()}, "wrong": wrong, "tflop_a_frame": frame,
+        "reuse_3_over_plain": round(reuse, 3), "target": "the table exact; reuse of every third step at most 0.46 of plain",
+        "met": not wrong and reuse <= 0.46,
+    })  # fmt: skip
+    return 1 if wrong or reuse > 0.46 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What a node says, before anything runs, about what it will load and compute: the raw material of the memory plan and of predicted rates.
+
+An operator answers `Operator.outlook` from its parameters and from files on disk alone, without torch. Numbers are exact where they were
+read or counted, and say so where they were not. This module only holds the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from engine import registry
+
+if TYPE_CHECKING:
+    from engine.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an operator is asked about: its parameters, what feeds it, and how far the fed ones may go.
+
+    `fed`: live parameter to the (least, most) value that its edge can bring, or None where nobody knows. `every`: one call in so many frames.
+    """
+
+    params: Mapping[str, Any]
+    inputs: frozenset[str] = frozenset()
+    fed: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    embedded: bool = False
+    every: int = 1
+
+    def range(self, param: str) -> tuple[float, float]:
+        """The least and the most a number can be."""
+        value = self.params.get(param)
+        return self.fed.get(param) or (value, value)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One model on the device. `exact`: `bytes` were read from the file's header. `per_frame`: how often it is used a frame. `anywhere`: it may
+    compute on the host's processor instead, because nobody waits for it."""
+
+    name: str
+    bytes: int
+    exact: bool = False
+    per_frame: float = 1.0
+    anywhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """`activations`: bytes at the peak of a call. `tflop`: (least, most) a frame, 1 multiply-add = 2 FLOP. `evaluations`: full passes of the
+    main network a frame, likewise. `notes`: what a reader should know."""
+
+    weights: tuple[Weights, ...] = ()
+    activations: int = 0
+    tflop: tuple[float, float] = (0.0, 0.0)
+    evaluations: tuple[float, float] = (0.0, 0.0)
+    notes: tuple[str, ...] = ()
+
+
+def outlooks(plan: Plan) -> dict[str, Outlook]:
+    """Node name to what its operator says; nodes that say nothing are left out."""
+    found: dict[str, Outlook] = {}
+    for node in plan.nodes:
+        ask = getattr(registry.find(node.op).target, "outlook", None) if node.kind != "convert" else None
+        if ask is None:
+            continue
+        edges = [edge for edge in plan.edges if edge.node == node.name]
+        fed = {e.port: tuple(sorted(e.map)) if e.map else None for e in edges if e.feeds == "param"}
+        every = max((e.every for e in edges if e.role == "trigger"), default=1)
+        asked = Asked(node.params, frozenset(e.port for e in edges if e.feeds == "port"), fed, plan.embedded, every)  # type: ignore[arg-type]
+        answer: Outlook | None = ask(asked)
+        if answer is not None:
+            found[node.name] = answer
+    return found

@@ -1,0 +1,161 @@
+"""What a frame of `diffusion.stream` costs, counted before it runs: passes, floating-point operations, weights, activations.
+
+Operations follow from layer shapes alone, so they are exact: a constant part, one that grows with the picture's area and one that grows
+with its square (self-attention), each counted on torch's meta device by `bench/meta_work.py`, which fails when this table differs from what
+it counts. 1 multiply-add = 2 FLOP. It knows shapes, and neither files (but for the sizes in their headers) nor devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.outlook import Asked, Outlook, Weights
+from operators.diffusion.schedule import executed
+
+HALF = 2  # bytes a weight
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """GFLOP of one pass at batch 1: `base` + `area` A + `square` A^2, with A = height x width / 512^2."""
+
+    base: float
+    area: float
+    square: float
+
+    def at(self, area: float) -> float:
+        """GFLOP at `area`."""
+        return self.base + self.area * area + self.square * area * area
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One class of models. `cuts`: passes of the shallow layers alone, by cut. `live`: MB of activations at the peak of a pass, times A."""
+
+    unet: Cost
+    control: Cost
+    cuts: tuple[Cost, ...]
+    unet_params: int
+    control_params: int
+    text_params: int
+    live: float
+
+
+HINT = Cost(0.0, 14.722, 0.0)  # the ControlNet's embedding of its condition: once a frame, not once a step
+SD1 = Family(
+    Cost(3.0078, 677.771, 122.4946), Cost(1.3912, 232.8904, 49.0104),
+    (Cost(0.0806, 41.6966, 21.4748), Cost(0.2336, 115.4849, 64.4245), Cost(0.3867, 197.6618, 107.3742)),
+    859_520_964, 361_279_120, 123_060_480, 68.8,
+)  # fmt: skip
+SD2 = Family(
+    Cost(3.9918, 677.771, 122.4946), Cost(1.8453, 232.8904, 49.0104),
+    (Cost(0.1058, 41.6966, 21.4748), Cost(0.3093, 115.4849, 64.4245), Cost(0.5128, 197.6618, 107.3742)),
+    865_910_724, 364_228_240, 340_387_840, 69.0,
+)  # fmt: skip
+SDXL = Family(
+    Cost(52.531, 1489.2715, 46.9762), Cost(25.8695, 665.4132, 20.8037), (), 2_567_463_684, 1_251_014_160, 816_081_920, 42.7,
+)  # fmt: skip
+WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL}  # of the text that the UNet attends to
+
+# Autoencoders: encoder, decoder, parameters, MB of activations times A.
+KL = (Cost(0.0, 1082.2987, 34.3597), Cost(0.0, 2480.1592, 34.3597), 83_653_863, 402.7)
+TINY = (Cost(0.0, 122.3248, 0.0), Cost(0.0, 141.3501, 0.0), 2_445_063, 103.8)
+
+
+def family_of(model: str) -> tuple[Family, bool]:
+    """The family of `model`, and whether that was read from its files (else it is guessed from its name)."""
+    from engine.errors import EngineError
+    from operators.diffusion import checkpoint
+
+    try:
+        settings = checkpoint.config(checkpoint.locate(model) / "unet", model)
+        width = settings.get("cross_attention_dim")
+        if width in WIDTHS:
+            return WIDTHS[width], True
+    except EngineError:
+        pass
+    name = model.lower()
+    if "xl" in name:
+        return SDXL, False
+    return (SD2 if any(part in name for part in ("2-1", "2.1", "-2-", "sd-turbo")) else SD1), False
+
+
+def weights_of(name: str, model: str, part: str, params: int, per_frame: float) -> Weights:
+    """The weights of one part of `model` in half precision: from the headers of its files where they are here, else from the family."""
+    from engine.errors import EngineError
+    from operators.diffusion import checkpoint
+
+    try:
+        folder = checkpoint.locate(model)
+        counted = count(folder / part if (folder / part).is_dir() else folder)
+    except (EngineError, OSError, ValueError):
+        counted = 0
+    return Weights(name, HALF * (counted or params), bool(counted), per_frame)
+
+
+def count(folder: Path) -> int:
+    """Numbers in the safetensors files of `folder`, read from their headers: those without a variant, or where there are none, all. 0 where
+    there are no files."""
+    import json
+    import math
+
+    files = sorted(folder.glob("*.safetensors"))
+    plain = [f for f in files if f.name.count(".") == 1] or files
+    total = 0
+    for file in plain:
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        total += sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+    return total
+
+
+def passes(params: dict[str, Any], strength: float) -> tuple[int, int]:
+    """Full passes and passes of the shallow layers that one frame executes."""
+    run = executed(int(params["steps"]), strength)
+    reuse = params.get("reuse")
+    full = -(-run // _get(reuse, "every")) if reuse else run
+    return full, run - full
+
+
+def outlook(asked: Asked) -> Outlook | None:
+    """See engine.outlook. The least strength and the least steps give the least; nothing is said of the embedded model, which is tiny."""
+    if asked.embedded:
+        return None
+    params: dict[str, Any] = dict(asked.params)
+    model, nets = str(params["model"]), params.get("controlnets") or []
+    family, known = family_of(model)
+    side = int(params["size"])
+    height, width = int(params.get("height") or side), int(params.get("width") or side)
+    side = min(side, height, width)
+    area = side * side * max(height, width) / min(height, width) / 512**2
+    tiny = params.get("vae") is not None and any(part in str(params["vae"]).lower() for part in ("tae", "tiny"))
+    encoder, decoder, coder_params, coder_live = TINY if tiny else KL
+    rows = 2 if params["guidance"] == "cfg" else 1
+    reuse, notes = params.get("reuse"), [] if known else [f"{model} is not on this machine: its family is taken from its name"]
+    cut = family.cuts[min(_get(reuse, "cut"), len(family.cuts) - 1)] if reuse and family.cuts else None
+    if reuse and cut is None:
+        notes.append("passes of the shallow layers of this family are not counted: they are taken as full ones")
+    whole = rows * (family.unet.at(area) + sum(family.control.at(area) - HINT.at(area) for _ in nets))
+    strengths = asked.range("strength")
+    # With nothing to start from, a frame starts from noise and runs every step.
+    starts = bool({"carry", "image"} & asked.inputs)
+    tflop, evaluations = [], []
+    for strength in strengths if starts else (1.0, 1.0):
+        full, short = passes(params, float(strength))
+        work = full * whole + short * (rows * cut.at(area) if cut else whole)
+        evaluations.append(work / whole if whole else 0.0)
+        work += decoder.at(area) + len(nets) * HINT.at(area) + (encoder.at(area) if "image" in asked.inputs else 0)
+        tflop.append(work / 1000)
+    most, _ = passes(params, float(max(strengths)) if starts else 1.0)
+    weights = [weights_of("unet", model, "unet", family.unet_params, float(most))]
+    weights.append(weights_of("text", model, "text_encoder", family.text_params, 0.0))
+    weights += [weights_of(f"controlnet {i + 1}", str(_get(n, "model")), "", family.control_params, float(most)) for i, n in enumerate(nets)]
+    weights.append(weights_of("vae", str(params.get("vae") or model), "" if params.get("vae") else "vae", coder_params, 1.0))
+    live = max(rows * family.live, coder_live) * area * 1e6
+    return Outlook(tuple(weights), round(live), (min(tflop), max(tflop)), (min(evaluations), max(evaluations)), tuple(notes))
+
+
+def _get(table: Any, key: str) -> Any:
+    return table[key] if isinstance(table, dict) else getattr(table, key)
