@@ -8,11 +8,13 @@ processor. What still does not fit then is said, not hidden. It knows sizes and 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.keys import SIZE
-from engine.outlook import Outlook, Weights
+from engine.outlook import Outlook, Weights, outlooks
+from engine.plan import Plan
 
 RESERVE = 600 * 2**20  # the driver's context, libraries' workspaces and fragments: a guess until measured on the card
 BUS = 12e9  # bytes a second from pinned memory over PCIe 3.0 x16, about
@@ -82,6 +84,30 @@ def plan_memory(outlooks: Mapping[str, Outlook], budget: int | None) -> MemoryPl
             how[i] = before
     placements = tuple(Placement(node, w, h) for (node, w), h in zip(models, how, strict=True))
     return MemoryPlan(placements, activations, peak(), budget)
+
+
+def memory_of(plan: Plan, device: str) -> MemoryPlan | None:
+    """The memory plan of a session on `device`: within [memory] vram, else what the card has. None on the host, where nothing is planned
+    unless the graph names a budget."""
+    on_card = device.startswith("cuda")
+    if not on_card and "vram" not in plan.memory:
+        return None
+    said = outlooks(plan)
+    if not said:
+        return None
+    if "vram" in plan.memory:
+        return plan_memory(said, size_of(str(plan.memory["vram"])))
+    import torch
+
+    return plan_memory(said, int(torch.cuda.get_device_properties(torch.device(device)).total_memory))
+
+
+def measured_peak(device: str) -> int | None:
+    """Bytes that torch's allocator held at most on `device` since the process began; None on the host."""
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda"):
+        return None
+    return int(torch.cuda.max_memory_reserved(torch.device(device)))
 
 
 def size_of(text: str) -> int:

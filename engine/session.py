@@ -24,6 +24,7 @@ from engine.errors import EngineError, RunError
 from engine.gate import Gate
 from engine.ladder import Rung
 from engine.lane import Lane
+from engine.memory import MemoryPlan, memory_of
 from engine.node import NodeRun
 from engine.packet import Frame, Packet
 from engine.plan import Plan
@@ -70,9 +71,10 @@ class Session:
         self.nudge = threading.Event()  # something happened that the inline executor should look at
         self._stamped: dict[int, tuple[int, int]] = {}
         self._device = device
+        self.device = "cpu"
+        self.memory: MemoryPlan | None = None
         self.tap: Tap | None = None
         self.stand_ins: dict[str, Callable[[NodeRun], Any]] = {}  # node to what makes its operator instead, before `run`
-        self.first = 0  # the seq of every source's first frame; a replay may begin later
         self.nodes: dict[str, NodeRun] = {}
         self.lanes: dict[str, Lane] = {}
         self.channels: list[Channel] = []
@@ -85,6 +87,8 @@ class Session:
     def _build(self) -> None:
         specs = {node.name: registry.find(node.op) for node in self.plan.nodes}
         name = self._device or (device.pick(None) if any(spec.gpu for spec in specs.values()) else "cpu")
+        self.device = name
+        self.memory = memory_of(self.plan, name)
         for planned in self.plan.lanes:
             alone = planned.source or self.executor == "inline"  # one thread and one stream: nothing crosses, so nothing has to be waited for
             here = self._device if self._device and self.executor == "inline" and not planned.source else "cpu"
@@ -92,8 +96,10 @@ class Session:
             self.lanes[planned.name] = Lane(planned.name, where, direct=self.executor != "inline")
         for node in self.plan.nodes:
             lane, spec = self.lanes[node.lane], specs[node.name]
+            away, hosted = (self.memory.offloaded(node.name), self.memory.on_host(node.name)) if self.memory else (frozenset[str](), False)
             site = Site(
-                node=node.name, seed=self.plan.seed, live=self.plan.live, embedded=self.plan.embedded, device=lane.device.name,
+                node=node.name, seed=self.plan.seed, live=self.plan.live, embedded=self.plan.embedded,
+                device="cpu" if hosted else lane.device.name, offload=away,
                 budget_ms=self.plan.budget_ms, clock=self.clock, pools=self.pools,
                 stop=self.draining if spec.source else self.aborting,
                 _event=self.event, _reset=self._site_reset, _output=self._site_output, _outcome=self.outcome, _decide=self.decide,

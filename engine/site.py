@@ -49,6 +49,7 @@ class Site:
     embedded: bool = False
     device: str = "cpu"
     budget_ms: float | None = None
+    offload: frozenset[str] = frozenset()  # models, by the names given in `Operator.outlook`, to keep off the device between uses
     base: Path = field(default_factory=Path)  # relative paths in a graph are relative to the working directory; kept for tools
     clock: Clock = field(default_factory=RealClock)
     pools: Pools = field(default_factory=Pools)

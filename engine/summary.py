@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from engine.memory import measured_peak
+from engine.operator import Operator
+
 if TYPE_CHECKING:
     from engine.session import Session
 
@@ -49,6 +52,7 @@ class Summary:
     allocations: int
     error: str | None = None
     lanes: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -73,6 +77,24 @@ def fps_of(session: Session) -> float:
     return (count - 1) / ((last - first) / 1e9) if first is not None and last > first else 0.0
 
 
+def tally_of(target: object) -> dict[str, int]:
+    """The numbers that an operator keeps itself; none for functions, and for an operator that does not exist yet."""
+    return target.tally() if isinstance(target, Operator) else {}
+
+
+def memory_facts(session: Session) -> dict[str, Any] | None:
+    """What was planned for the card's memory and what was measured, in MB; None where nothing was planned."""
+    plan = session.memory
+    if plan is None:
+        return None
+    measured = measured_peak(session.device)
+    return {
+        "budget_mb": round(plan.budget / 1e6) if plan.budget else None, "planned_mb": round(plan.peak / 1e6),
+        "measured_mb": round(measured / 1e6) if measured is not None else None, "fits": plan.fits,
+        "models": {f"{p.node}.{p.weights.name}": {"mb": round(p.weights.bytes / 1e6), "how": p.how} for p in plan.placements},
+    }  # fmt: skip
+
+
 def summarise(session: Session) -> Summary:
     """The summary of a session, at any time."""
     ages = [age / 1e6 for age in session.ages]
@@ -80,7 +102,7 @@ def summarise(session: Session) -> Summary:
     nodes = {
         node.name: {
             "op": node.plan.op, "lane": node.plan.lane, "count": node.count, "errors": node.errors,
-            "ms": spread(t / 1e6 for t in list(node.times)), "busy_s": round(node.busy_ns / 1e9, 4),
+            "ms": spread(t / 1e6 for t in list(node.times)), "busy_s": round(node.busy_ns / 1e9, 4), "tally": tally_of(node.operator),
         }
         for node in session.nodes.values()
     }  # fmt: skip
@@ -97,4 +119,5 @@ def summarise(session: Session) -> Summary:
         age_ms=spread(ages), nodes=nodes, edges=edges, knobs=session.knobs(), outputs=list(session.outputs),
         events=dict(Counter(e["what"] for e in session.events)), allocations=session.pools.allocated,
         error=str(session.errors[0]) if session.errors else None, lanes={name: round(share, 4) for name, share in busy.items()},
+        memory=memory_facts(session),
     )  # fmt: skip

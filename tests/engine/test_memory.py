@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import toys  # noqa: F401 - registers the toy operators
+import toys
 
 from engine import cards
 from engine.compile import compile
@@ -13,6 +13,7 @@ from engine.graph import Govern, GraphBuilder, as_input
 from engine.memory import RESERVE, MemoryPlan, plan_memory, size_of
 from engine.outlook import Outlook, Weights, outlooks
 from engine.plan import Plan
+from engine.session import Session
 
 GB = 10**9
 
@@ -135,3 +136,28 @@ def test_the_budget_is_the_graph_s_else_the_card_s() -> None:
     assert forecast(graph(card="rtx-2060", vram="3GB")).memory.budget == 3 * GB
     assert forecast(graph(card="rtx-2060")).memory.budget == 6 * 2**30
     assert forecast(graph()).memory.budget is None
+
+
+# ---------------------------------------------------------------- of a session
+
+
+@pytest.mark.parametrize(("vram", "how", "device"), [("9GB", "resident", "cpu"), ("3.2GB", "host", "cpu")])
+def test_a_session_places_models_as_planned(vram: str, how: str, device: str) -> None:
+    """A graph with a budget is planned on any device, and the summary says what was planned beside what was measured."""
+    session = Session(graph(vram=vram, fed=False), executor="inline")
+    told = session.summary().memory
+    assert told is not None
+    assert {name: model["how"] for name, model in told["models"].items()} == {"paint.net": "resident", "paint.eyes": how}
+    assert told["fits"]
+    assert told["planned_mb"] == round(((3 if how == "resident" else 2) * GB + GB // 10 + RESERVE) / 1e6)
+    assert told["measured_mb"] is None  # nothing to measure without a card
+    assert session.nodes["paint"].site.device == device
+    assert Session(graph(fed=False), executor="inline").summary().memory is None
+
+
+def test_an_operator_is_told_what_to_keep_off_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    three = (Weights("net", 2 * GB, True, 10), Weights("eyes", GB, True, 0.1), Weights("words", GB, True, 0.0))
+    monkeypatch.setattr(toys.Heavy, "outlook", classmethod(lambda cls, asked: Outlook(three)))
+    session = Session(graph(vram="3.7GB", fed=False), executor="inline")
+    assert session.nodes["paint"].site.offload == {"eyes", "words"}
+    assert session.nodes["src"].site.offload == frozenset()
