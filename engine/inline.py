@@ -65,7 +65,7 @@ class Inline:
                     return
                 if node.gate is not None:
                     self._frames[node.name] = node.frames()
-                    self._seqs[node.name] = self.session.first
+                    self._seqs[node.name] = 0
 
     def _loop(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
         session = self.session

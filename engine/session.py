@@ -46,13 +46,13 @@ class Session:
 
     def __init__(
         self, plan: Plan, *, executor: str = "threaded", device: str | None = None, clock: Clock | None = None, poison: bool = False,
-        costs: Mapping[str, int] | None = None, replay: Recording | None = None, govern: bool = True, hang_s: float = 300.0,
+        costs: Mapping[str, int] | None = None, replay: Recording | Replay | None = None, govern: bool = True, hang_s: float = 300.0,
         frames: int | None = None,
     ) -> None:  # fmt: skip
         self.plan, self.executor, self.costs, self.hang_s, self.limit = plan, executor, dict(costs or {}), hang_s, frames
         self.clock: Clock = clock or (RealClock() if executor == "threaded" else StepClock())
         self.pools = Pools(poison=poison)
-        self.replay = Replay(replay) if replay is not None else None
+        self.replay = Replay(replay) if isinstance(replay, Recording) else replay
         self.recording = Recording(plan=plan.hash, on=replay is None)
         self.draining, self.aborting = threading.Event(), threading.Event()
         self.errors: list[EngineError] = []
@@ -66,7 +66,7 @@ class Session:
         self.first_out: int | None = None
         self._counting = threading.Lock()
         self._lock = threading.Lock()
-        self.changing = Changes(self, [change for _, change in replay.changes] if replay is not None else ())
+        self.changing = Changes(self, [change for _, change in self.replay.recording.changes] if self.replay is not None else ())
         self.paused = False
         self.nudge = threading.Event()  # something happened that the inline executor should look at
         self._stamped: dict[int, tuple[int, int]] = {}
