@@ -55,16 +55,29 @@ def run(
     inline: Annotated[bool, typer.Option("--inline", help="One thread on a step clock: slow, and the same every time.")] = False,
     poison: Annotated[bool, typer.Option("--poison", help="Fill returned buffers with a pattern, to find who keeps them.")] = False,
     govern: Annotated[bool, typer.Option("--govern/--no-govern", help="Let the governor move the knobs.")] = True,
+    preview: Annotated[bool, typer.Option("--preview", help="Serve a page with the picture, the graph and its controls.")] = False,
+    preview_of: Annotated[
+        list[str] | None, typer.Option("--preview-of", metavar="NODE.OUTPUT", help="What it shows first; may be repeated.", show_default=False)
+    ] = None,
+    web: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve it; turns --preview on.", show_default=False)] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow addresses that other machines can reach, unencrypted.")] = False,
 ) -> None:
     """Run a graph. Ctrl-C finishes the frames under way, a second one gives them up; files are closed either way."""
     from engine.cli import run as verb
+    from engine.cli.attach import Attachment
 
+    attachments: list[Attachment] = []
+    if preview or preview_of or web is not None:
+        from remote.preview import Preview
+
+        attachments.append(Preview(web or "", insecure=insecure, of=preview_of or ()))
     sets = [*(sets or ()), *(changes or ())]
     sets += [f"graph.clock={clock}"] if clock else []
     sets += [f"graph.seed={seed}"] if seed is not None else []
     options = verb.Options(
         graph=graph, sets=tuple(sets), params=tuple(params or ()), embedded=embedded, frames=frames, duration=duration, device=device,
         inline=inline, trace=trace, log=log, json=json, quiet=quiet, poison=poison, govern=govern,
+        attachments=tuple(attachments),
     )  # fmt: skip
     raise typer.Exit(verb.run(options))
 

@@ -87,6 +87,11 @@ class Mailbox:
             with self._changed:
                 self._watchers -= 1
 
+    @property
+    def count(self) -> int:
+        """How many pictures have come so far."""
+        return self._count
+
     def latest(self) -> Seen | None:
         """The newest picture, None before the first. Old where nobody has been watching."""
         return self._latest
