@@ -154,6 +154,20 @@ def test_every_stage_runs_resumes_and_leaves_a_pipeline(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "captioner" / "model.safetensors").is_file()
 
 
+def test_going_on_learns_from_other_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that was stopped must not see the pictures of its beginning once more."""
+    from operators.train import embedded as train
+    from operators.train.embedded.settings import TINY
+
+    assert train.main(["--out", str(tmp_path), "--stage", "tokenizer", "--stage", "captioner", "--tiny", "--minutes", "0"]) == 0
+    seeds: list[int] = []
+    make = train._stage
+    monkeypatch.setattr(train, "_stage", lambda name, settings, *rest: (seeds.append(settings.seed), make(name, settings, *rest))[1])
+    train.train_stage("captioner", TINY, tmp_path, minutes=0.0, resume=True)
+    train.train_stage("captioner", TINY, tmp_path, minutes=0.0, resume=True)
+    assert seeds == [TINY.seed + 1, TINY.seed + 2]
+
+
 def test_the_tokenizer_keeps_every_word_whole_and_survives_strange_ones(tmp_path: Path) -> None:
     from operators.train.embedded.settings import FULL
     from operators.train.embedded.tokens import encode, train_tokenizer, words

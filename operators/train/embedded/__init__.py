@@ -51,8 +51,12 @@ def train_stage(
 
         assemble(settings, folder, folder / "model")
         return True
-    from operators.train.embedded.loop import run
+    from dataclasses import replace
 
+    from operators.train.embedded.loop import run, steps_done
+
+    if resume:  # other scenes than those seen so far, not the same ones once more
+        settings = replace(settings, seed=settings.seed + steps_done(folder, name))
     return run(_stage(name, settings, folder, rank), folder, minutes=minutes, resume=resume, rank=rank, world=world)
 
 

@@ -41,6 +41,12 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def steps_done(folder: Path, name: str) -> int:
+    """Steps of the stage's last checkpoint; 0 where there is none."""
+    path = folder / f"{name}.pt"
+    return int(load(path)["step"]) if path.is_file() else 0
+
+
 def run(stage: Stage, folder: Path, *, minutes: float | None, resume: bool, rank: int = 0, world: int = 1, every_s: float = 60.0) -> bool:
     """Train `stage` to its last step, or for `minutes`. Returns whether it is done; `resume` goes on from the last checkpoint."""
     path = folder / f"{stage.name}.pt"
