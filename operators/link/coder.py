@@ -1,7 +1,7 @@
 """Pictures as bytes for subscribers: JPEG and PNG files, H.264 access units.
 
-Invariant: one picture in, one unit out, at once; every key unit carries SPS and PPS, so that a subscriber can start there. Pictures are (H, W, 3)
-uint8 RGB, or (H, W) for a matte; H.264 is BT.709, limited range. It knows no sockets and no subscribers.
+Invariant: one picture in, one unit out, at once; every key unit carries SPS and PPS, so that a subscriber can start there. Pictures are
+(H, W, 3) uint8 RGB, or (H, W) for a matte; H.264 is BT.709, limited range. It knows no sockets and no subscribers.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class Zmq(Operator):
     `hwm`: messages that wait for one slow subscriber before it loses some. `ring`: slots of the shared memory.
     `lossless`: wait for subscribers, the first and the slow ones, instead of dropping: for offline graphs.
     `key`: a file with this side's CURVE key pair; `allow`: the subscribers' public keys, files of them, or folders of such files.
-    Beyond this machine (also "tcp://*:5555") nothing is published without keys, unless `insecure` says so. `meta`: values to send with every frame.
-    `imagezmq`: speak the two-part protocol of imagezmq (JSON, then BGR or JPEG bytes) instead.
+    Beyond this machine (also "tcp://*:5555") nothing is published without keys, unless `insecure` says so.
+    `meta`: values to send with every frame. `imagezmq`: speak the two-part protocol of imagezmq (JSON, then BGR or JPEG bytes) instead.
 
     Frames that come while nobody has subscribed are dropped as `unwatched`. Raises UsageError and DeviceError in open.
     """
@@ -73,6 +73,10 @@ class Zmq(Operator):
             check_bind(self.url, secured=guard is not None, insecure=self.insecure, what="sink.zmq")
         except (KeyProblem, WireError) as error:
             raise UsageError(str(error)) from error
+        if self.encoding == "h264":
+            from operators.sink.writer import choose_encoder
+
+            choose_encoder("h264", "auto")  # looked for now, not with the first frame
         self.stream = join(Settings(self.url, self.hwm, guard, self.lossless), self.name, silent=self.imagezmq)
         self.stream.stopping = self._stopping
         self.endpoint = self.stream.publisher.endpoint
@@ -151,7 +155,7 @@ class Zmq(Operator):
         return "png" if isinstance(value, Mask) else "raw"
 
     def _video(self, picture: Any) -> tuple[bytes, bool]:
-        """The picture as the next access unit: a key unit for whoever has come since the last one, and after a loss."""
+        """The picture as the next access unit: a key unit for whoever has come since the last one, after a loss, and in a new epoch."""
         from operators.link.coder import H264
 
         assert self.stream is not None
@@ -160,7 +164,7 @@ class Zmq(Operator):
         if encoder is None or (encoder.height, encoder.width, encoder.quality) != (height, width, self.quality):
             encoder = self._encoder = H264(height, width, self.quality)
         seen, self._seen = self._seen, (self.stream.joins, self.stream.overflows)
-        return encoder.encode(picture, self.site.pts, key=seen != self._seen)
+        return encoder.encode(picture, self.site.pts, key=seen != self._seen or self.site.epoch != self._epoch)
 
     def _shared(self, data: Any) -> Any:
         """The frame in the next slot of the ring; None where readers have leased all of them. The ring grows with the frames."""
