@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import UsageError
 from engine.payload import Data, Image, Latent, Mask, Pose, Scalar, Text
-from engine.testing import Bench
+from engine.testing import Bench, conform
 from operators.metric.flow import Flow
 from operators.metric.lab import delta_e, to_lab
 from operators.metric.regions import regions
@@ -227,3 +227,8 @@ def test_a_table_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
             bench([Latent(np.zeros((1, 4, 2, 2)))])
     with pytest.raises(UsageError, match="txt"), Bench("sink.table", url=str(tmp_path / "a.txt"), columns=["one"]):
         pass
+
+
+def test_the_table_is_a_proper_operator(tmp_path: Path) -> None:
+    count = iter(range(1000))
+    conform("sink.table", ports={"values": [Scalar(1.0)]}, url=lambda: str(tmp_path / f"out{next(count)}.csv"), columns=["a"])
