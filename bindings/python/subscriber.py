@@ -143,6 +143,11 @@ class Subscriber:
         return self._receiver.end is None and time.monotonic() - self._receiver.heard < ALIVE_S
 
     @property
+    def heard(self) -> float:
+        """When the publisher was last heard of, on time.monotonic(); -inf before that."""
+        return self._receiver.heard
+
+    @property
     def ended(self) -> bool:
         """Whether the run has ended, and why is in `end`."""
         return self._receiver.end is not None
