@@ -191,6 +191,12 @@ class Memory(Operator):
         self.calls.append("reset")
         self.sum = 0.0
 
+    def snapshot(self) -> Any:
+        return {"sum": self.sum}
+
+    def recall(self, state: Any) -> None:
+        self.sum = state["sum"]
+
     def flush(self) -> None:
         self.calls.append("flush")
 
@@ -362,6 +368,12 @@ class _Stir(Operator):
     def reset(self) -> None:
         self.memory = 0
 
+    def snapshot(self) -> Any:
+        return {"memory": self.memory}
+
+    def recall(self, state: Any) -> None:
+        self.memory = state["memory"]
+
 
 @operator("toy.stir")
 class Stir(_Stir):
@@ -395,6 +407,12 @@ class StirMany(_Stir):
     def reset(self) -> None:
         super().reset()
         self.frames = 0
+
+    def snapshot(self) -> Any:
+        return {"memory": self.memory, "frames": self.frames}
+
+    def recall(self, state: Any) -> None:
+        self.memory, self.frames = state["memory"], state["frames"]
 
 
 @operator("toy.stir_bgr")
