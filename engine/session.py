@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 from engine import device, registry
@@ -34,6 +35,8 @@ from engine.record import Recording, Replay, Tap
 from engine.side import Side
 from engine.site import Site
 from engine.summary import Summary, summarise
+
+MEASURED = 20_000  # frames of which a node's numbers are kept
 
 
 class Session:
@@ -60,6 +63,7 @@ class Session:
         self.outputs: list[str] = []
         self.ages: deque[int] = deque(maxlen=100_000)
         self.signals: dict[str, float] = {}
+        self.series: dict[str, deque[tuple[int, dict[str, float]]]] = {}  # node to (seq, numbers) of its latest frames, see Site.measure
         self.epoch = 0
         self.oldest = 0  # packets of epochs before this one are dropped at the next edge; offline runs lose nothing and keep theirs
         self.frames_out = self.last_out = self.started = self.stopped = 0
@@ -70,7 +74,14 @@ class Session:
         self.paused = False
         self.nudge = threading.Event()  # something happened that the inline executor should look at
         self._stamped: dict[int, tuple[int, int]] = {}
-        self._device = device
+        self.wanted_device = device
+        self.segment = 0  # where the numbers of edges and sources of the plan in force begin
+        self.together = threading.RLock()  # the gates of an offline graph keep in step under it
+        self.closing: dict[int, int] | None = None  # during a reload: gate to the first seq that has to wait
+        self.quiet = threading.Event()  # during a reload: something ended
+        self.reloads: deque[tuple[Plan, Receipt]] = deque()
+        self.past = Past()
+        self.runner: Inline | Threads | None = None
         self.device = "cpu"
         self.memory: MemoryPlan | None = None
         self.tap: Tap | None = None
@@ -79,54 +90,8 @@ class Session:
         self.lanes: dict[str, Lane] = {}
         self.channels: list[Channel] = []
         self.gates: dict[str, Gate] = {}
-        self._build()
+        build(self)
         self.governing = Governing(self, enabled=govern and self.replay is None)
-
-    # ---- building
-
-    def _build(self) -> None:
-        specs = {node.name: registry.find(node.op) for node in self.plan.nodes}
-        name = self._device or (device.pick(None) if any(spec.gpu for spec in specs.values()) else "cpu")
-        self.device = name
-        self.memory = memory_of(self.plan, name)
-        for planned in self.plan.lanes:
-            alone = planned.source or self.executor == "inline"  # one thread and one stream: nothing crosses, so nothing has to be waited for
-            here = self._device if self._device and self.executor == "inline" and not planned.source else "cpu"
-            where = device.Host(here) if alone else device.lane_device(name, planned.priority)
-            self.lanes[planned.name] = Lane(planned.name, where, direct=self.executor != "inline")
-        for node in self.plan.nodes:
-            lane, spec = self.lanes[node.lane], specs[node.name]
-            away, hosted = (self.memory.offloaded(node.name), self.memory.on_host(node.name)) if self.memory else (frozenset[str](), False)
-            site = Site(
-                node=node.name, seed=self.plan.seed, live=self.plan.live, embedded=self.plan.embedded,
-                device="cpu" if hosted else lane.device.name, offload=away,
-                budget_ms=self.plan.budget_ms, clock=self.clock, pools=self.pools,
-                stop=self.draining if spec.source else self.aborting,
-                _event=self.event, _reset=self._site_reset, _output=self._site_output, _outcome=self.outcome, _decide=self.decide,
-            )  # fmt: skip
-            run = self.nodes[node.name] = NodeRun(node, spec, site, self)
-            run.lane = lane
-            lane.nodes.append(run)
-            lane.open_nodes += 1
-            self.changing.know(node.name, node.params)
-            if spec.source:
-                lossy = self.plan.live and self.replay is None  # a replayed gate drops what was dropped, and waits otherwise
-                run.gate = self.gates[node.name] = Gate(run, self, credits=self.plan.in_flight, lossy=lossy)
-        if not self.plan.live and len(self.gates) > 1:
-            together = threading.RLock()
-            for gate in self.gates.values():
-                gate.take_turns([other for other in self.gates.values() if other is not gate], together)
-        for edge in self.plan.edges:
-            consumer = self.nodes[edge.node]
-            channel = None
-            if edge.role != "constant":
-                channel = Channel(edge, consumer, self)
-                channel.producer = self.nodes[edge.source]
-                channel.producer.emit.add(edge.output, channel)
-                self.channels.append(channel)
-            consumer.add_input(edge, channel)
-        for channel in self.channels:
-            channel.settle()
 
     # ---- running
 
@@ -144,7 +109,7 @@ class Session:
         from engine.inline import Inline
         from engine.threads import Threads
 
-        runner: Inline | Threads = Inline(self) if self.executor == "inline" else Threads(self)
+        self.runner = runner = Inline(self) if self.executor == "inline" else Threads(self)
         self.started = self.clock.now()
         try:
             runner.run(tick, tick_s)
@@ -152,7 +117,10 @@ class Session:
             self.stopped = self.clock.now()
             for gate in self.gates.values():
                 gate.close()
-            self.changing.end("the run ended before a frame came that it could land on")
+            reason = "the run ended before a frame came that it could land on"
+            for _, receipt in self.reloads:
+                self.changing.post(receipt, "failed", reason=reason)
+            self.changing.end(reason)
         if self.errors:
             first = self.errors[0]
             for other in self.errors[1:]:
@@ -170,6 +138,7 @@ class Session:
             self.aborting.set()
         self.paused = False  # the frame that waits offline is finished like the others
         for gate in self.gates.values():
+            gate.source.site.stop.set()
             with gate.lock:
                 gate.emptied.notify_all()
         self.pump()
@@ -231,6 +200,44 @@ class Session:
         self.event("resume", "", -1, by=by)
         self.pump()
         return receipt
+
+    def reload(self, plan: Plan, *, by: str = "") -> Receipt:
+        """Go on with another plan while frames fly: what is the same stays, warm; what is new is opened beside it and swapped in at one frame.
+
+        The receipt has the `diff` when the reload begins, is applied with the first frame of the new wiring, and failed, with nothing
+        changed, where a new node does not open. Reloads are carried out one after another. Raises UsageError where the clock or the seed is
+        another, and in a replay.
+        """
+        for key in FIXED:
+            if getattr(plan, key) != getattr(self.plan, key):
+                raise UsageError(
+                    f"{key} of a running session cannot change: it is {getattr(self.plan, key)!r}, the new plan has {getattr(plan, key)!r}",
+                    fix=f"keep {key}, or stop this run and start the new graph",
+                )  # fmt: skip
+        if self.replay is not None:
+            raise UsageError("a replay repeats its own reloads and takes no others")
+        receipt = Receipt("reload", {"graph": plan.name, "file": plan.file, "plan": plan.hash}, by)
+        self.reloads.append((plan, receipt))
+        self.nudge.set()
+        if self.runner is not None:
+            self.runner.look()
+        return receipt
+
+    def rebuild(self, changes: Mapping[str, Any], *, by: str = "") -> Receipt:
+        """Change parameters that are fixed at open (`node.param` to value): their nodes are made anew beside the old ones, then swapped in.
+
+        Raises GraphError where the graph does not compile with the new values, UsageError where the plan's graph is not known.
+        """
+        return self.reload(altered(self.plan, changes), by=by)
+
+    def next_reload(self) -> tuple[Plan, Receipt] | None:
+        """The next reload to carry out; the executor's business."""
+        return self.reloads.popleft() if self.reloads else None
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is coming to its end: no reload begins any more."""
+        return self.draining.is_set() or self.aborting.is_set() or bool(self.errors) or all(g.source.finished for g in self.gates.values())
 
     def pump(self) -> None:
         """Let every gate look whether it may admit a frame."""
@@ -318,6 +325,12 @@ class Session:
                 self.first_out = frame.sunk if self.first_out is None else min(self.first_out, frame.sunk)
                 self.last_out = max(self.last_out, frame.sunk)
 
+    def _site_measure(self, node: str, seq: int, numbers: dict[str, float]) -> None:
+        found = self.series.get(node)
+        if found is None:
+            found = self.series[node] = deque(maxlen=MEASURED)
+        found.append((seq, numbers))
+
     def _site_reset(self, node: str, reason: str) -> None:
         self.reset(f"{node}: {reason}")
 
@@ -341,13 +354,17 @@ class Session:
 
     def check(self) -> None:
         """Raise RunError where packets were lost without a cause: in = out + in flight + drops, for every edge and every source."""
-        for channel in self.channels:
+        for channel in [*self.channels, *self.past.channels]:
             if channel.balance:
                 raise RunError(f"edge {channel.edge}: {channel.balance} packets unaccounted for")
-        for gate in self.gates.values():
+        for gate in [*self.gates.values(), *self.past.gates]:
             missing = gate.entered - gate.out - gate.in_flight - sum(gate.drops.values())
             if missing:
                 raise RunError(f"source {gate.source.name}: {missing} frames unaccounted for")
+
+
+def _span(lane: Lane, begun: int, ended: int, name: str, seq: int, epoch: int) -> None:
+    lane.trace.add(begun, ended, "part", name, seq, epoch)
 
 
 def run(plan: Plan, **options: Any) -> Summary:

@@ -6,7 +6,8 @@ One Site per node, used only on the node's lane. It knows nothing of queues or o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,8 @@ class Site:
     _event: Callable[..., None] = _ignore
     _reset: Callable[[str, str], None] = _ignore
     _output: Callable[[str], None] = _ignore
+    _measure: Callable[[str, int, dict[str, float]], None] = _ignore
+    _span: Callable[[int, int, str, int, int], None] = _ignore
     _outcome: Callable[[], str] = _at_eof
     _decide: Callable[[str, str, Callable[[], Any]], Any] = _decide_now
 
@@ -137,6 +140,19 @@ class Site:
     def event(self, what: str, **facts: Any) -> None:
         """Put an event with its facts into the trace and the run's log (plain values only)."""
         self._event(what, self.node, self.seq, **facts)
+
+    def measure(self, **numbers: float) -> None:
+        """Numbers about the frame in hand (executed steps, a score), kept for plots and the run's report; cheap enough for every frame."""
+        self._measure(self.node, self.seq, numbers)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Time a part of a call: it is shown inside the call in traces and in the report. Host time: on a GPU, the time to submit."""
+        begun = self.clock.now()
+        try:
+            yield
+        finally:
+            self._span(begun, self.clock.now(), f"{self.node}.{name}", self.seq, self.epoch)
 
     def request_reset(self, reason: str) -> None:
         """Ask for a new epoch (scene cut, drift): carries and holds start afresh at the next frame admitted."""

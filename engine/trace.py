@@ -54,7 +54,8 @@ def chrome_trace(
                 "ph": "X", "pid": 1, "tid": track, "name": name, "cat": kind, "ts": (begun - start) / 1e3,
                 "dur": (ended - begun) / 1e3, "args": {"seq": seq, "epoch": epoch},
             })  # fmt: skip
-            hops.setdefault((epoch, seq), []).append((begun, track))
+            if kind != "part":  # it lies inside a call, which stands for the frame
+                hops.setdefault((epoch, seq), []).append((begun, track))
     for (epoch, seq), stops in hops.items():
         stops.sort()
         for i, (when, track) in enumerate(stops if len(stops) > 1 else ()):

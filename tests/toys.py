@@ -470,6 +470,19 @@ class Collect(_Sink):
         self.take(a.value)
 
 
+@operator("toy.measures")
+class Measures(Operator):
+    """Says a number about every frame, and times a part of its call."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, a: Scalar) -> Scalar:
+        with self.site.span("inner"):
+            self.site.measure(twice=2 * a.value)
+        return a
+
+
 @operator("toy.shy")
 class Shy(Operator):
     """Is watched on some frames only, and notes which it was given."""

@@ -65,3 +65,23 @@ def test_virtual_times_are_exact() -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="cannot write the trace"):
         write_trace(tmp_path / "no" / "t.json", chrome_trace({}))
+
+
+@pytest.mark.parametrize("executor", ["inline", "threaded"])
+def test_an_operator_measures_frames_and_times_parts_of_its_calls(executor: str) -> None:
+    g = GraphBuilder("t", clock="offline")
+    g.node("src", "toy.count", count=3)
+    g.node("x", "toy.measures", a="src")
+    g.node("sink", "toy.collect", a="x")
+    session = Session(compile(g.build()), executor=executor)
+    session.run()
+    assert list(session.series["x"]) == [(0, {"twice": 0.0}), (1, {"twice": 2.0}), (2, {"twice": 4.0})]
+    trace = chrome_trace({name: lane.trace for name, lane in session.lanes.items()})["traceEvents"]
+    parts = [e for e in trace if e.get("cat") == "part"]
+    assert [(e["name"], e["args"]["seq"]) for e in parts] == [("x.inner", 0), ("x.inner", 1), ("x.inner", 2)]
+    calls = {e["args"]["seq"]: e for e in trace if e.get("cat") == "call" and e["name"] == "x"}
+    for part in parts:
+        call = calls[part["args"]["seq"]]
+        assert call["ts"] <= part["ts"]
+        assert part["ts"] + part["dur"] <= call["ts"] + call["dur"]
+    assert [e["ph"] for e in trace if e.get("cat") == "frame" and e["id"] == "0.1"].count("t") == 1  # a part is no stop of the frame
