@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import toys  # noqa: F401 - registers the operators
 
 from engine.compile import compile
 from engine.errors import MediaError
