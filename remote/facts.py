@@ -7,13 +7,15 @@ and no credential of a URL among them.
 from __future__ import annotations
 
 import sys
-from collections import Counter
+import threading
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import scrub
+from engine.payload import to_plain
 from engine.summary import frames_of, percentile
 
 if TYPE_CHECKING:
@@ -99,15 +101,47 @@ def _node(run: NodeRun, fed: Mapping[tuple[str, str], str]) -> dict[str, Any]:
             "live": param.live, "knob": param.knob, "fed": fed.get((run.name, param.name)), "required": param.required,
         }  # fmt: skip
         params[param.name]["schema"].pop("default", None) if param.required else None
+    inputs = {
+        path(run, port): {"type": kind.type.__name__ if kind is not None else "", "wired": wired, "value": shown(to_plain(_written(run, port)))}
+        for port, (wired, kind) in run.inputs.settable().items()
+    }
     return {
-        "op": run.plan.op, "doc": spec.doc, "lane": run.plan.lane, "kind": run.plan.kind, "params": shown(params),
+        "op": run.plan.op, "doc": spec.doc, "lane": run.plan.lane, "kind": run.plan.kind, "params": shown(params), "inputs": inputs,
         "outputs": [{"name": out.name, "type": out.type.__name__} for out in spec.outputs],
     }  # fmt: skip
 
 
+def path(run: NodeRun, port: str) -> str:
+    """How an input is called beside the parameters of its node."""
+    return f"in.{port}" if run.spec.param(port) is not None else port
+
+
+def _written(run: NodeRun, port: str) -> Any:
+    return run.session.changing.landed.get(run.name, {}).get(f"in.{port}", run.inputs.written(port))
+
+
 def values(session: Session) -> dict[str, Any]:
-    """`node.param` to present value, of every parameter."""
-    return {f"{name}.{param}": shown(value) for name, run in session.nodes.items() for param, value in run.params.items()}
+    """`node.param` to value as of the newest frame, of every parameter, and `node.port` (or `node.in.port`) of every input that can be set."""
+    found: dict[str, Any] = {}
+    for name, run in list(session.nodes.items()):
+        if run.plan.kind == "convert":
+            continue
+        fed = {side.edge.port for side in run.sides if side.edge.feeds == "param" and side.edge.role != "constant"}
+        landed = session.changing.landed.get(name, {})
+        for param, value in dict(run.params).items():
+            if not param.startswith("in."):
+                found[f"{name}.{param}"] = shown(value if param in fed else landed.get(param, value))
+        for port, (_, kind) in run.inputs.settable().items():
+            if kind is not None:
+                found[f"{name}.{path(run, port)}"] = shown(to_plain(_written(run, port)))
+    return found
+
+
+def named(known: Mapping[str, Any], wanted: str) -> str | None:
+    """The path among `known` that `wanted` means; an input may always be written node.in.port."""
+    node, _, rest = wanted.partition(".")
+    other = f"{node}.{rest.removeprefix('in.')}" if rest.startswith("in.") else wanted
+    return wanted if wanted in known else other if other in known else None
 
 
 # ---------------------------------------------------------------- stats
@@ -193,24 +227,29 @@ def recent(items: Any, count: int = RECENT) -> list[Any]:
 
 
 class Rates:
-    """Frames out a second, and the busy share of each lane, over the last seconds. One reader thread at a time."""
+    """Frames out a second, and the busy share of each lane, over the last seconds. May be read from several threads."""
 
     SPAN_S = 2.0
+    STEP_S = 0.05
 
     def __init__(self) -> None:
-        self._samples: list[tuple[float, int, dict[str, int]]] = []
+        self._lock = threading.Lock()
+        self._samples: deque[tuple[float, int, dict[str, int]]] = deque()
 
     def read(self, session: Session) -> tuple[float, dict[str, float]]:
-        now = session.clock.now() / 1e9
-        lanes = [lane for lane in list(session.lanes.values()) if lane.nodes and not lane.nodes[0].spec.source]
-        busy = {lane.name: sum(node.busy_ns for node in lane.nodes) for lane in lanes}
-        if not self._samples:
-            self._samples.append((session.started / 1e9 if session.started else now, 0, {}))
-        self._samples.append((now, session.frames_out, busy))
-        while len(self._samples) > 2 and now - self._samples[1][0] >= self.SPAN_S:
-            self._samples.pop(0)
-        then = self._samples[0]
+        with self._lock:
+            now = session.clock.now() / 1e9
+            lanes = [lane for lane in list(session.lanes.values()) if lane.nodes and not lane.nodes[0].spec.source]
+            busy = {lane.name: sum(node.busy_ns for node in lane.nodes) for lane in lanes}
+            out = session.frames_out
+            if not self._samples:
+                self._samples.append((session.started / 1e9 if session.started else now, 0, {}))
+            if now - self._samples[-1][0] >= self.STEP_S:
+                self._samples.append((now, out, busy))
+            while len(self._samples) > 2 and now - self._samples[1][0] >= self.SPAN_S:
+                self._samples.popleft()
+            then = self._samples[0]
         span = now - then[0]
         if span <= 0:
             return 0.0, {}
-        return (session.frames_out - then[1]) / span, {name: min(1.0, (ns - then[2].get(name, 0)) / 1e9 / span) for name, ns in busy.items()}
+        return (out - then[1]) / span, {name: min(1.0, (ns - then[2].get(name, 0)) / 1e9 / span) for name, ns in busy.items()}

@@ -148,17 +148,25 @@ class Fields:
             raise self._wrong(name, f"a list of at most {CHANGES} paths such as paint.steps", value)
         return list(value)
 
+    def names(self, name: str, default: tuple[str, ...], among: tuple[str, ...]) -> tuple[str, ...]:
+        """One name, or a list of names, of `among`."""
+        value = self._take(name)
+        if value is None:
+            return default
+        found = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else []
+        if not found or not all(isinstance(part, str) and part in among for part in found):
+            raise self._wrong(name, "some of " + ", ".join(among), value)
+        return tuple(dict.fromkeys(found))
+
+    def keep(self) -> Any:
+        """What should stay of a prompt; `remote.prompts` looks closer."""
+        return self._take("keep")
+
     def changes(self) -> dict[str, Any]:
         value = self._take("changes")
         if not isinstance(value, Mapping) or not value or len(value) > CHANGES:
             raise self._wrong("changes", f"a map of 1 to {CHANGES} entries, node.param to value", value)
         return {str(path): plain(part) for path, part in value.items()}
-
-    def table(self, name: str) -> dict[str, Any] | None:
-        value = self._take(name)
-        if value is not None and not isinstance(value, Mapping):
-            raise self._wrong(name, "a map", value)
-        return None if value is None else dict(value)
 
     def end(self) -> None:
         """Refuse what nobody asked for."""

@@ -60,6 +60,15 @@ def run(
         list[str] | None, typer.Option("--preview-of", metavar="NODE.OUTPUT", help="What it shows first; may be repeated.", show_default=False)
     ] = None,
     web: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve it; turns --preview on.", show_default=False)] = None,
+    control: Annotated[
+        str | None, typer.Option(metavar="ENDPOINT", help="Take control requests here: a port, HOST:PORT, or ipc://FILE.", show_default=False)
+    ] = None,
+    control_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The secret key of the control socket; engine keys makes one.", show_default=False)
+    ] = None,
+    control_allow: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="A public key, file or folder that may connect; repeatable.", show_default=False)
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow addresses that other machines can reach, unencrypted.")] = False,
 ) -> None:
     """Run a graph. Ctrl-C finishes the frames under way, a second one gives them up; files are closed either way."""
@@ -71,6 +80,11 @@ def run(
         from remote.preview import Preview
 
         attachments.append(Preview(web or "", insecure=insecure, of=preview_of or ()))
+    if control is not None or control_key is not None:
+        from engine.cli.report import say
+        from remote.server import ENDPOINT, Control
+
+        attachments.append(Control(control or ENDPOINT, key=control_key, allow=control_allow or (), insecure=insecure, say=say))
     sets = [*(sets or ()), *(changes or ())]
     sets += [f"graph.clock={clock}"] if clock else []
     sets += [f"graph.seed={seed}"] if seed is not None else []
