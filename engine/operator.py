@@ -181,6 +181,11 @@ class Operator:
         over, and is dropped as `unwatched`."""
         return True
 
+    def tally(self) -> dict[str, int]:
+        """Numbers of its own for the summary and the metrics, such as what a sink sent and what a peer missed. Read from any thread, also after
+        close."""
+        return {}
+
     def flush(self) -> Any:
         """Called once after the last frame; may return a last result, as a call would (None: nothing)."""
         return None

@@ -60,9 +60,10 @@ class Summary:
 
 def frames_of(session: Session) -> dict[str, Any]:
     """Source frames by fate."""
-    drops: Counter[str] = Counter()
-    totals = {"in": 0, "out": 0, "in_flight": 0}
-    for gate in session.gates.values():
+    past = session.past
+    drops: Counter[str] = Counter(past.drops)
+    totals = {"in": past.frames["in"], "out": past.frames["out"], "in_flight": 0}
+    for gate in [*session.gates.values(), *past.gates]:
         with gate.lock:
             totals["in"] += gate.entered
             totals["out"] += gate.out

@@ -35,6 +35,9 @@ def show_summary(result: Mapping[str, Any]) -> None:
                 report.number(node["busy_s"]), str(node["errors"] or ""),
             )  # fmt: skip
         report.show(table)
+        for name, node in result["nodes"].items():
+            if node.get("tally"):
+                report.tell(f"{name}  {report.listed(node['tally'])}")
     for output in result["outputs"]:
         report.tell(f"→ {output}{_size(output)}", "bold")
     if not result["outputs"] and frames["out"]:

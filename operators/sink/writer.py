@@ -6,6 +6,7 @@ after a kill at any moment, the file holds every picture up to the last whole fr
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -42,6 +43,9 @@ class Target:
     speed: str = "balanced"
     fps: float = 25.0
     options: dict[str, str] = field(default_factory=dict)
+    network: bool = False  # `path` is an address, and what happens there is a matter of time
+    bitrate: int = 0  # kbit/s, held to strictly; 0: by quality
+    gop_s: float = 0.0  # s between key frames; 0: one live, else two
 
 
 class Sound(Protocol):
@@ -72,6 +76,8 @@ def choose_encoder(codec: str, encoder: str) -> str:
 
 def encoder_options(name: str, target: Target) -> dict[str, str]:
     """Options of the encoder `name` for the target's quality and delay."""
+    if target.bitrate:
+        return rated_options(name, target)
     # x264's scale: 51 worst .. 0 lossless; 23 is its default, 18 is taken for visually lossless.
     crf = str(round(38 - 0.26 * target.quality))
     if name in ("libx264", "libx265"):
@@ -96,6 +102,40 @@ def encoder_options(name: str, target: Target) -> dict[str, str]:
     return {}
 
 
+def rated_options(name: str, target: Target) -> dict[str, str]:
+    """Options of the encoder `name` that hold it to the target's bit rate, within a second's worth of buffer (half of one live)."""
+    speed, rate = target.speed, target.bitrate
+    table = {"b": f"{rate}k", "maxrate": f"{rate}k", "bufsize": f"{rate // 2 if target.live else rate}k"}
+    if name in ("libx264", "libx265"):
+        table["preset"] = {"fast": "ultrafast", "balanced": "veryfast", "small": "medium"}[speed]
+        table |= {"tune": "zerolatency"} if target.live or speed == "fast" else {}
+        return table | QUIET.get(name, {})
+    if name.endswith("_nvenc"):
+        return table | {"rc": "cbr", "preset": {"fast": "p1", "balanced": "p4", "small": "p6"}[speed]} | (
+            {"tune": "ull", "zerolatency": "1"} if target.live else {}
+        )
+    if name == "libvpx-vp9":
+        return table | {"deadline": "realtime", "cpu-used": {"fast": "8", "balanced": "6", "small": "4"}[speed], "row-mt": "1"}
+    if name == "libsvtav1":
+        return {"b": f"{rate}k", "preset": {"fast": "12", "balanced": "9", "small": "6"}[speed]}
+    return table
+
+
+class WholeFile(io.FileIO):
+    """A file whose `write` writes everything or raises."""
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[super().write(left) :]
+        return len(data)
+
+
+def open_whole(url: str, flags: int, options: Any) -> WholeFile:
+    """How a muxer that writes several files opens each of them."""
+    return WholeFile(url.removeprefix("file:"), "wb")
+
+
 class Writer:
     """An output file of one picture size. Use it on one thread: write*, close."""
 
@@ -109,9 +149,10 @@ class Writer:
         self.last = -1
         self.count = 0
         self.trouble = ""  # what was wrong with the sound, if anything
-        # Matroska counts in milliseconds: two pictures must not fall on the same one.
-        self.quantum = TIME_BASE.denominator // 1000 if target.container in ("matroska", "webm") else 1
+        # Matroska and FLV count in milliseconds: two pictures must not fall on the same one.
+        self.quantum = TIME_BASE.denominator // 1000 if target.container in ("matroska", "webm", "flv") else 1
         self.container: Any = None
+        self.doing = "send to" if target.network else "write"
         self._open()
 
     def _open(self) -> None:
@@ -128,15 +169,19 @@ class Writer:
         try:
             self._start(options)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            if self.sound is None:
-                raise explain(error, target.path, doing="write") from error
+            refused = isinstance(error, (av.error.InvalidDataError, av.error.ArgumentError, ValueError))
+            if self.sound is None or (target.network and not refused):  # a receiver that is not there is no fault of the sound
+                raise explain(error, target.path, doing=self.doing) from error
             self._drop_sound(f"the container does not take it: {error}")
             self._open()
 
     def _start(self, options: dict[str, str]) -> None:
         import av
 
-        container = av.open(f"file:{self.target.path}", "w", format=self.target.container, options=options)
+        where = self.target.path if self.target.network else f"file:{self.target.path}"
+        # FFmpeg's HLS muxer goes on after a failed write as if nothing had happened; through Python it is an error.
+        through: dict[str, Any] = {"io_open": open_whole} if self.target.container == "hls" else {}
+        container = av.open(where, "w", format=self.target.container, options=options, **through)
         try:
             self.stream = self._add_video(container)
             if self.sound is not None:
@@ -156,7 +201,7 @@ class Writer:
         context.pix_fmt = "yuv420p"
         context.time_base = stream.time_base = TIME_BASE
         context.framerate = rate
-        context.gop_size = max(1, round(rate)) * (1 if target.live else 2)
+        context.gop_size = max(1, round(rate * (target.gop_s or (1 if target.live else 2))))
         context.max_b_frames = 0
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # limited
@@ -175,7 +220,7 @@ class Writer:
             self._mux_sound(ns)
             self.container.mux(self.stream.encode(frame))
         except (av.error.FFmpegError, OSError) as error:
-            raise explain(error, self.target.path, doing="write") from error
+            raise explain(error, self.target.path, doing=self.doing) from error
 
     def _mux_sound(self, ns: int, container: Any = None) -> None:
         """Lay the sound beside the picture up to time `ns`. A packet the container refuses ends the sound, not the file."""

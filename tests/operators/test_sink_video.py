@@ -214,11 +214,11 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
     assert isinstance(refused(url=str(tmp_path / "out.mp4")), MediaError)
 
 
-def test_network_addresses_are_refused_for_now() -> None:
-    error = refused(url="rtsp://user:s3cret@host/live")
+def test_addresses_that_nothing_is_sent_to_are_refused() -> None:
+    error = refused(url="ftp://user:s3cret@host/live.mp4")
     assert isinstance(error, UsageError)
     assert "s3cret" not in str(error)
-    assert ".mp4" in error.fix
+    assert "rtsp://" in error.fix
 
 
 def test_a_named_encoder_must_work() -> None:
