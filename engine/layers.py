@@ -76,6 +76,10 @@ class Places(Mapping[str, Place]):
     def __getitem__(self, path: str) -> Place:
         return self._table()[path]
 
+    def texts(self) -> dict[str, str]:
+        """The files that the graph was read from: what messages call them, to their texts."""
+        return {layer.file: layer.text for layer in self._layers}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._table())
 

@@ -70,6 +70,12 @@ def run(
         list[str] | None, typer.Option(metavar="KEY", help="A public key, file or folder that may connect; repeatable.", show_default=False)
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow addresses that other machines can reach, unencrypted.")] = False,
+    record: Annotated[Path | None, typer.Option(metavar="FILE.mcap", help="Record the run; engine replay runs it again.")] = None,
+    record_frames: Annotated[
+        Literal["auto", "store", "hash", "none"],
+        typer.Option(help="Keep source frames, or their digests, or neither; auto keeps those that no file can give again."),
+    ] = "auto",
+    record_snapshots: Annotated[int, typer.Option(min=0, metavar="N", help="Keep the state every N frames, for replay --from; 0 never.")] = 240,
 ) -> None:
     """Run a graph. Ctrl-C finishes the frames under way, a second one gives them up; files are closed either way."""
     from engine.cli import run as verb
@@ -88,12 +94,43 @@ def run(
     sets = [*(sets or ()), *(changes or ())]
     sets += [f"graph.clock={clock}"] if clock else []
     sets += [f"graph.seed={seed}"] if seed is not None else []
+    if record is not None:
+        from engine.cli.report import say
+        from recorder.attachment import Record
+
+        attachments.append(Record(record, say=say, frames=record_frames, snapshot_every=record_snapshots, sets=sets))
     options = verb.Options(
         graph=graph, sets=tuple(sets), params=tuple(params or ()), embedded=embedded, frames=frames, duration=duration, device=device,
         inline=inline, trace=trace, log=log, json=json, quiet=quiet, poison=poison, govern=govern,
         attachments=tuple(attachments),
     )  # fmt: skip
     raise typer.Exit(verb.run(options))
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE.mcap", help="What engine run --record wrote.")],
+    begin: Annotated[int, typer.Option("--from", min=0, metavar="N", help="Begin at the last snapshot up to source frame N.")] = 0,
+    until: Annotated[int | None, typer.Option(min=0, metavar="N", help="End with source frame N.", show_default=False)] = None,
+    wanted: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="NODE.PARAM=VALUE", help="What would have happened with this value; repeatable.", show_default=False),
+    ] = None,
+    rerun: Annotated[
+        list[str] | None, typer.Option(metavar="NODE", help="Compute this slow node anew, not from the recording.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write what the sinks write to this new folder.", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default what it was recorded on.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="Mean deviation allowed on another device or version, in 8-bit steps.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a recording again and compare what reaches the sinks: exit code 0 identical, 5 different."""
+    from engine.cli import replay as verb
+
+    options = verb.Options(file, begin, until, wanted or (), rerun or (), out, device, tolerance, json)
+    raise typer.Exit(verb.replay(options))
 
 
 @app.command()
