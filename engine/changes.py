@@ -43,6 +43,8 @@ class Changes:
         self.wanted: dict[str, dict[str, Any]] = {}  # what every node will have when all that was accepted has landed
         self.landed: dict[str, dict[str, Any]] = {}
         self._versions: list[dict[str, dict[str, Any]]] = [by_node(change) for change in versions]
+        self._seen = 0
+        self._ended = ""
         self._folded = 0  # versions that were folded into one
         self._before: dict[str, dict[str, Any]] = {}
         self._outbox: deque[tuple[Receipt, str, dict[str, Any]]] = deque()
@@ -51,6 +53,56 @@ class Changes:
     def know(self, node: str, params: Mapping[str, Any]) -> None:
         """A node begins, with these parameters."""
         self.wanted[node], self.landed[node] = dict(params), dict(params)
+
+    def landed_on(self, node: str) -> dict[str, Any]:
+        """The values that a node has as of the newest frame, changed inputs (`in.` and the port) among them."""
+        with self.lock:
+            if self.session.replay is not None:  # changes come from the recording and are not landed here
+                for version in self._versions[self._seen : self.session.version]:
+                    for name, change in version.items():
+                        self.landed.setdefault(name, {}).update(change)
+                self._seen = self.session.version
+            return dict(self.landed.get(node, {}))
+
+    def reload(self, receipt: Receipt, values: Mapping[Path, Any], fresh: Mapping[str, Mapping[str, Any]], cut: bool) -> None:
+        """The nodes have changed: `fresh` ones begin with their parameters; `values` and the receipt land with the next frame admitted, in a
+        new epoch where a `cut` says so. What was accepted before and does not fit any more fails."""
+        with self.lock:
+            nodes = self.session.nodes
+            for table in (self.wanted, self.landed):
+                for name in [name for name in table if name not in nodes]:
+                    del table[name]
+            waiting, self.pending = self.pending, []
+            for name, params in fresh.items():
+                self.know(name, params)
+            for other, what in waiting:
+                paths = list(what.targets if isinstance(what, Ramp) else what)
+                lost = [path for path in paths if path[0] not in nodes or (path[0] in fresh and not self._fits(path, what))]
+                if lost:
+                    reason = f"{'.'.join(lost[0])} is not there any more: a reload changed it"
+                    self._outbox.append((other, "failed", {"reason": reason}))
+                else:
+                    self._accept(other, what)
+            for one in self.ramps[:]:
+                for path in [path for path in one.targets if path[0] not in nodes or path[0] in fresh]:
+                    one.overtaken(path)
+                    one.receipt.problems[".".join(path)] = "a reload changed its node"
+                if not one.targets:
+                    self.ramps.remove(one)
+                    self._outbox.append((one.receipt, "failed", {"reason": "a reload changed its node"}))
+            self._accept(receipt, dict(values))
+            if cut:
+                self.pending.append((Receipt("reset", {"reason": "reload"}), {}))
+        self.deliver()
+
+    def _fits(self, path: Path, what: Mapping[Path, Any] | Ramp) -> bool:
+        """Whether an accepted change still makes sense for the node as it is now."""
+        value = what.targets[path] if isinstance(what, Ramp) else what[path]
+        try:
+            self._checked({".".join(path): to_plain(value)})
+        except ParamError:
+            return False
+        return True
 
     def overrule(self, node: str, settings: Mapping[str, Any]) -> None:
         """Settings that hold already, found by the runtime itself."""
@@ -91,12 +143,16 @@ class Changes:
     def add(self, receipt: Receipt) -> None:
         """Let `receipt` be applied with the next frame admitted."""
         with self.lock:
-            self.pending.append((receipt, {}))
+            self._accept(receipt, {})
 
     def _accept(self, receipt: Receipt, what: dict[Path, Any] | Ramp) -> None:
         for (name, key), value in (what.targets if isinstance(what, Ramp) else what).items():
-            self.wanted[name][key] = value
-        self.pending.append((receipt, what))
+            self.wanted.setdefault(name, {})[key] = value
+        if self._ended:
+            self._outbox.append((receipt, "failed", {"reason": self._ended}))
+            self.deliver()
+        else:
+            self.pending.append((receipt, what))
 
     @property
     def resetting(self) -> bool:
@@ -309,7 +365,7 @@ class Changes:
         """Nothing will land any more."""
         with self.lock:
             left = [receipt for receipt, _ in self.pending] + [one.receipt for one in self.ramps]
-            self.pending, self.ramps = [], []
+            self.pending, self.ramps, self._ended = [], [], reason
             self._outbox.extend((receipt, "failed", {"reason": reason}) for receipt in left)
         self.deliver()
 

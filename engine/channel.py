@@ -41,11 +41,12 @@ class Channel:
 
     __slots__ = (
         "_closed", "_count", "_count_epoch", "_left", "_lock", "_put", "blocks", "cap", "consumer", "direct", "drops", "edge", "entered",
-        "evicts", "items", "peak", "plain", "producer", "session", "settled", "taken",
+        "evicts", "id", "items", "peak", "plain", "producer", "session", "settled", "taken",
     )  # fmt: skip
 
     def __init__(self, edge: Edge, consumer: NodeRun, session: Session) -> None:
         self.edge, self.consumer, self.session = edge, consumer, session
+        self.id = edge.id + session.segment  # what a recording calls it; stays the same when a reload numbers edges anew
         self.producer: NodeRun | None = None
         self.items: deque[Packet | Bound] = deque()
         self.cap = edge.cap
@@ -80,7 +81,7 @@ class Channel:
             self._refuse(packet, "sampled")
             return
         replay = self.session.replay
-        if replay is not None and (cause := replay.drop_at(edge.id, seq)):
+        if replay is not None and (cause := replay.drop_at(self.id, seq)):
             self._refuse(packet, cause)
             return
         if edge.counted and packet.frame is not None:
@@ -230,8 +231,8 @@ class Channel:
         self._forget(packet, cause)
 
     def _forget(self, packet: Packet, cause: str) -> None:
-        if cause in ("stale", "overflow", "epoch", "unwatched"):
-            self.session.recording.drop(self.edge.id, packet.seq, cause)
+        if cause in ("stale", "overflow", "epoch", "unwatched", "reload"):
+            self.session.recording.drop(self.id, packet.seq, cause)
         if self.edge.counted and packet.frame is not None:
             packet.frame.gate.blame(packet.frame, cause)
         self.let_go(packet)
@@ -279,6 +280,11 @@ class Channel:
                 self._left += 1
                 self.drops[cause] += 1
             self._forget(item, cause)
+
+    @property
+    def closed(self) -> bool:
+        """Whether its consumer has ended, so that whatever comes is dropped."""
+        return bool(self._closed)
 
     @property
     def balance(self) -> int:

@@ -8,11 +8,12 @@ drop what no sink needs; assign lanes; plan format conversions (`engine.convert`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine import registry, wire
 from engine.convert import plan_conversions
-from engine.errors import Diagnostic, EngineError, GraphError, MissingError
+from engine.errors import Diagnostic, EngineError, GraphError, MissingError, UsageError
 from engine.graph import UNSET, Graph, Input, Node, Ref
 from engine.keys import NODE
 from engine.operator import Output, Param, Port, Spec
@@ -26,6 +27,21 @@ IN_FLIGHT = {"live": 2, "offline": 4}
 def compile(graph: Graph, *, embedded: bool = False) -> Plan:
     """The plan of `graph`. `embedded` swaps every model for its stand-in that ships with the engine. Raises GraphError."""
     return _Compiler(graph, embedded).plan()
+
+
+def altered(plan: Plan, changes: Mapping[str, Any]) -> Plan:
+    """`plan` compiled anew with other values of parameters, `node.param` to value. Raises GraphError, and UsageError for unknown nodes."""
+    graph = plan.graph
+    if graph is None:
+        raise UsageError("the graph of this plan is not known", fix="reload a graph file instead")
+    wanted: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        name, _, param = path.partition(".")
+        if not param or name not in {node.name for node in graph.nodes}:
+            raise UsageError(f"there is no parameter {path!r}", fix=registry.suggest(name, [node.name for node in graph.nodes]))
+        wanted.setdefault(name, {})[param] = value
+    nodes = tuple(replace(node, params={**node.params, **wanted.get(node.name, {})}) for node in graph.nodes)
+    return compile(replace(graph, nodes=nodes), embedded=plan.embedded)
 
 
 class _Compiler:
@@ -74,7 +90,7 @@ class _Compiler:
         return Plan(
             name=graph.name, clock=graph.clock, seed=graph.seed, in_flight=in_flight, nodes=tuple(nodes), edges=tuple(edges),
             lanes=_plan_lanes(nodes), budget_ms=graph.budget_ms, govern=graph.govern, memory=dict(graph.memory), embedded=self.embedded,
-            culled=tuple(culled), notes=tuple(self.notes), file=graph.file,
+            culled=tuple(culled), notes=tuple(self.notes), file=graph.file, graph=graph,
         )  # fmt: skip
 
     # ---- operators and parameters

@@ -30,6 +30,7 @@ class Governing:
         self.session = session
         self.rules = rules_of(session)
         orders = session.plan.govern
+        self.wanted = enabled  # whatever the orders say
         self.enabled = enabled and orders.enabled and session.plan.live and bool(orders.knobs)
         self.state = State.start(self.rules)
         self._governed = {rule.set.partition(".")[0] for rule in orders.knobs}

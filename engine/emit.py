@@ -42,6 +42,14 @@ class Emitter:
         if channel.blocks:
             self.bounded.append(channel)
 
+    def take_over(self, before: Emitter, outs: list[Channel]) -> None:
+        """Go on for `before`, on the edges `outs`."""
+        for channel in outs:
+            self.add(channel.edge.output, channel)
+        self.tapped, self._last_good = before.tapped, before._last_good
+        if not self.keeps_last:
+            self.forget_last_good()
+
     def simple(self, trigger: Edge | None) -> bool:
         """Whether results may take the fast path (`engine.hop`): a sink, or one output on one plain edge that takes the message on."""
         if not self.spec.outputs:

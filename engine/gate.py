@@ -33,22 +33,18 @@ class Gate:
 
     def __init__(self, source: NodeRun, session: Session, *, credits: int, lossy: bool) -> None:
         self.source, self.session, self.lossy = source, session, lossy
-        self.credits = credits
+        self.credits = self.size = credits
         self.slot: Offer | None = None
         self.entered = self.out = self.in_flight = 0
         self.drops: Counter[str] = Counter()
-        self.finished = False
-        self.lock = threading.RLock()
+        self.finished = self.retired = False
+        self.lock = threading.RLock() if session.plan.live else session.together  # gates that keep in step are looked at together
         self.others: list[Gate] = []  # those it takes turns with
         self.turn = (0, source.plan.order)  # seq of the next frame, place among the gates
+        self.offered = 0  # seq after the last frame that came
         self.emptied = threading.Condition(self.lock)
         self._pumping = self._cut = False
         self._last: tuple[int, int] = (-1, -(2**63))  # epoch and pts of the last frame admitted
-
-    def take_turns(self, others: list[Gate], lock: threading.RLock) -> None:
-        """Keep in step with `others`, under one lock with them. Called before anything runs."""
-        self.others, self.lock = others, lock
-        self.emptied = threading.Condition(lock)
 
     # ---- source side
 
@@ -57,6 +53,10 @@ class Gate:
         with self.lock:
             self.entered += 1
             self.in_flight += 1
+            self.offered = offer.seq + 1
+            if self.retired:
+                self._refuse(offer, "reload")
+                return
             replay = self.session.replay
             if replay is not None and (cause := replay.drop_at(self.source.gate_id, offer.seq)):
                 self._refuse(offer, cause)
@@ -72,7 +72,10 @@ class Gate:
 
     def _open(self) -> bool:
         """Whether a frame may go in. Sources that take turns keep in step, so that a reset meets the same frames of the others every time."""
-        if self.credits <= 0 or self.session.paused or self.session.aborting.is_set():
+        session = self.session
+        if self.credits <= 0 or session.paused or session.aborting.is_set():
+            return False
+        if session.closing is not None and self.slot is not None and self.slot.seq >= session.closing.get(self.source.gate_id, 0):
             return False
         return all(gate.source.finished or gate.turn > self.turn for gate in self.others) and not self.source.blocked()
 
@@ -105,6 +108,8 @@ class Gate:
                         gate.pump()
                 if self.slot is None:
                     self.emptied.notify_all()
+                if self.session.closing is not None:
+                    self.session.quiet.set()  # somebody waits for the frames under way to end
             finally:
                 self._pumping = False
 
@@ -114,6 +119,27 @@ class Gate:
             if self.slot is not None:
                 offer, self.slot = self.slot, None
                 self._refuse(offer, "gate")
+
+    def retire(self) -> None:
+        """The source leaves the graph: it is stopped, and what it still brings is not admitted."""
+        self.source.site.stop.set()
+        with self.lock:
+            self.retired = self.source.finished = True
+            if self.slot is not None:
+                offer, self.slot = self.slot, None
+                self._refuse(offer, "reload")
+            self.emptied.notify_all()
+
+    @property
+    def drained(self) -> bool:
+        """Whether every frame that holds a credit has ended."""
+        return self.credits == self.size
+
+    def resize(self, credits: int) -> None:
+        """Let so many frames be under way from now on."""
+        with self.lock:
+            self.credits += credits - self.size
+            self.size = credits
 
     def _admit(self, offer: Offer) -> None:
         session, cut = self.session, offer.cut or self._cut
@@ -151,7 +177,7 @@ class Gate:
         if self.session.tap is not None:
             self.session.tap.refused(self, offer, cause)
         self._cut |= offer.cut  # the stream is broken here whether or not this very frame goes in
-        if cause in ("gate", "paused"):
+        if cause in ("gate", "paused", "reload"):
             self.session.recording.drop(self.source.gate_id, offer.seq, cause)
 
     # ---- the fate of frames

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from engine.clock import StepClock
 from engine.errors import Cancelled, OperatorError, UsageError
-from engine.lane import Lane
+from engine.gate import Gate
+from engine.lane import Lane, close_all
 from engine.node import NodeRun
+from engine.receipt import Receipt
+from engine.swap import Swap
 from engine.threads import diagnose, next_offer
 
 if TYPE_CHECKING:
@@ -30,17 +33,22 @@ class Inline:
             raise UsageError("the inline executor runs on a StepClock")
         self.session, self.clock = session, session.clock
         self._ends: list[tuple[int, int, Callable[[], None]]] = []  # (time, order, what then happens)
-        self._busy: set[str] = set()  # lanes and sources with a call under way
+        self._busy: set[Lane | Gate] = set()  # lanes and sources with a call under way
+        self._later: dict[Lane, list[Callable[[], None]]] = {}  # what a lane has to do when its call has ended
+        self._lanes = list(session.lanes.values())
         self._count = 0
-        self._frames: dict[str, Any] = {}
-        self._seqs: dict[str, int] = {}
+        self._frames: dict[Gate, Any] = {}
+        self._seqs: dict[Gate, int] = {}
+        self._swap: Swap | None = None
+        self._due = list(session.replay.recording.plans) if session.replay is not None else []
 
     def run(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
         session = self.session
-        opened: list[NodeRun] = []
         try:
-            self._open(opened)
+            if (error := self._open(self._lanes)) is not None:
+                session.fail(error)
             if not session.errors:
+                self._hold_back()
                 self._loop(tick, tick_s)
         finally:
             if session.aborting.is_set() or sys.exc_info()[0] is not None:
@@ -48,24 +56,23 @@ class Inline:
                     heapq.heappop(self._ends)[2]()
             for frames in self._frames.values():
                 frames.close()
-            for node in reversed(opened):
-                try:
-                    node.close()
-                except Exception as error:
-                    session.errors.append(OperatorError(node.name, -1, node.epoch, error))
+            close_all(node for lane in self._lanes for node in lane.opened)
 
-    def _open(self, opened: list[NodeRun]) -> None:
-        for lane in self.session.lanes.values():
+    def _open(self, lanes: Iterable[Lane]) -> OperatorError | None:
+        """Open the operators of `lanes`; the error of the first that does not open."""
+        for lane in lanes:
             for node in lane.nodes:
-                opened.append(node)
+                lane.opened.append(node)
                 try:
                     node.open()
                 except Exception as error:
-                    self.session.fail(OperatorError(node.name, -1, 0, error))
-                    return
-                if node.gate is not None:
-                    self._frames[node.name] = node.frames()
-                    self._seqs[node.name] = 0
+                    return OperatorError(node.name, -1, 0, error)
+                self._start_frames(node)
+        return None
+
+    def _start_frames(self, node: NodeRun) -> None:
+        if node.gate is not None:
+            self._frames[node.gate], self._seqs[node.gate] = node.frames(), node.gate.turn[0]
 
     def _loop(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
         session = self.session
@@ -74,7 +81,9 @@ class Inline:
                 session.nudge.clear()
                 for gate in session.gates.values():
                     gate.pump()
-            elif self._ends and self._ends[0][0] <= self.clock.now():
+            if self._reload():
+                continue
+            if self._ends and self._ends[0][0] <= self.clock.now():
                 heapq.heappop(self._ends)[2]()
                 session.governing.tick()
                 if tick is not None:
@@ -83,6 +92,8 @@ class Inline:
                 continue
             elif self._ends:
                 self.clock.jump(self._ends[0][0])
+            elif self._due:
+                self._repeat()
             elif session.paused and not session.draining.is_set():
                 self.clock.advance(round(tick_s * 1e9))  # nothing happens until somebody resumes: from the tick, or from another thread
                 if tick is not None:
@@ -93,9 +104,103 @@ class Inline:
         if not session.aborting.is_set() and any(not lane.finished for lane in session.lanes.values()):
             session.errors.append(diagnose(session))
 
+    # ---- reloads
+
+    def look(self) -> None:
+        """A reload was asked for: the loop sees it by itself."""
+
+    def _reload(self) -> bool:
+        """Begin with a reload that was asked for, or put one in force that is ready; False where there is nothing to do now."""
+        if self._swap is None:
+            asked = self.session.next_reload()
+            return asked is not None and self._begin(Swap(self.session, *asked))
+        if not (self._swap.drained() or self._stuck()):
+            return False
+        self._put_in_force(self._swap)
+        return True
+
+    def _begin(self, swap: Swap) -> bool:
+        if self.session.ending:
+            swap.refuse("the run is ending")
+        elif not swap.diff.structural:
+            swap.adopt()
+        else:
+            swap.prepare()
+            lanes = list(swap.lanes.values())
+            if (error := self._open(lanes)) is not None:
+                close_all(node for lane in lanes for node in lane.opened)
+                for node in swap.fresh.values():
+                    if node.gate in self._frames:
+                        self._frames.pop(node.gate).close()
+                swap.give_up(str(error))
+            else:
+                self._lanes += lanes
+                self._swap = swap
+                swap.shut()
+        return True
+
+    def _stuck(self) -> bool:
+        """Whether nothing that is under way can go on by itself; what a batch has gathered is called first."""
+        lanes = self.session.lanes.values()
+        if any(lane in self._busy or lane.peek() is not None for lane in lanes):
+            return False
+        gathered = [node for lane in lanes for node in lane.nodes if node.gathered]
+        for node in gathered:
+            node.flush_group()
+            node.lane.look(node)
+        return not gathered
+
+    def _put_in_force(self, swap: Swap) -> None:
+        self._swap = None
+        before = list(self.session.gates.values())
+        swap.commit(self._on_lane)
+        for gate in before:
+            if gate.retired:
+                self._frames.pop(gate).close() if gate in self._frames else None
+                gate.finish()
+                gate.source.lane.drop(gate.source)
+        for node in swap.fresh.values():
+            if node.gate is not None:
+                self._seqs[node.gate] = node.gate.turn[0]
+        swap.open()
+        self._hold_back()
+
+    def _on_lane(self, lane: Lane, job: Callable[[], None]) -> None:
+        if lane in self._busy:
+            self._later.setdefault(lane, []).append(job)
+        else:
+            job()
+
+    def _hold_back(self) -> None:
+        """In a replay: no gate admits a frame that came after the next reload."""
+        if self._due:
+            self.session.closing = dict(self._due[0][0])
+
+    def _repeat(self) -> None:
+        """In a replay: everything before a reload has happened."""
+        _, _, plan = self._due.pop(0)
+        swap = Swap(self.session, plan, Receipt("reload"))
+        if not swap.diff.structural:
+            swap.adopt()
+            self.session.closing = None
+            self._hold_back()
+            self.session.nudge.set()
+            return
+        swap.prepare()
+        lanes = list(swap.lanes.values())
+        self._lanes += lanes
+        if (error := self._open(lanes)) is not None:
+            self.session.fail(error)
+            self.session.stop(drain=False)
+            return
+        self._stuck()
+        self._put_in_force(swap)
+
+    # ---- calls
+
     def _start_node(self) -> bool:
         """Begin the oldest call that a free lane could make."""
-        free = [lane for lane in self.session.lanes.values() if lane.name not in self._busy and lane.peek() is not None]
+        free = [lane for lane in self.session.lanes.values() if lane not in self._busy and lane.peek() is not None]
         if not free:
             return False
         lane = min(free, key=lambda lane: lane.peek() or (0, 0))
@@ -113,52 +218,52 @@ class Inline:
         self.clock.jump(start)
 
         def end() -> None:
-            self._busy.discard(lane.name)
+            self._busy.discard(lane)
             node.finish(work)
             lane.done(node)
+            for job in self._later.pop(lane, ()):
+                job()
 
-        self._schedule(stop, lane.name, end)
+        self._schedule(stop, lane, end)
         return True
 
     def _start_source(self) -> bool:
         """Pull the next frame of the source that is furthest behind, if its gate can take one."""
         idle = []
-        for name, gate in self.session.gates.items():
-            if name in self._busy or name not in self._frames or (gate.slot is not None and not gate.lossy):
+        for gate in self.session.gates.values():
+            if gate in self._busy or gate not in self._frames or (gate.slot is not None and not gate.lossy):
                 continue
-            idle.append(name)
+            idle.append(gate)
         if not idle:
             return False
-        name = min(idle, key=lambda n: self._seqs[n])
-        node, gate = self.session.nodes[name], self.session.gates[name]
+        gate = min(idle, key=lambda gate: self._seqs[gate])
+        node = gate.source
         start = self.clock.now()
         try:
-            offer = None if self.session.draining.is_set() else next_offer(node, self._frames[name], self._seqs[name])
+            offer = None if node.site.stop.is_set() else next_offer(node, self._frames[gate], self._seqs[gate])
         except Cancelled:
             offer = None
         except Exception as error:
-            self.session.fail(OperatorError(name, self._seqs[name], self.session.epoch, error))
+            self.session.fail(OperatorError(node.name, self._seqs[gate], self.session.epoch, error))
             offer = None
-        self._seqs[name] = (self._seqs[name] if offer is None else offer.seq) + 1
-        stop = self.clock.now() + self.session.costs.get(name, 0)
+        self._seqs[gate] = (self._seqs[gate] if offer is None else offer.seq) + 1
+        stop = self.clock.now() + self.session.costs.get(node.name, 0)
         self.clock.jump(start)
 
         def end() -> None:
-            self._busy.discard(name)
-            if offer is None:
-                self._frames.pop(name).close()
+            self._busy.discard(gate)
+            if offer is not None:
+                gate.offer(offer)
+            elif gate in self._frames:
+                self._frames.pop(gate).close()
                 node.lane.node_finished()
                 gate.finish()
-            else:
-                gate.offer(offer)
 
-        self._schedule(stop, name, end)
+        self._schedule(stop, gate, end)
         return True
 
-    def _schedule(self, when: int, who: str, what: Callable[[], None]) -> None:
+    def _schedule(self, when: int, who: Lane | Gate, what: Callable[[], None]) -> None:
         self._busy.add(who)
         self._count += 1
         heapq.heappush(self._ends, (when, self._count, what))
 
-
-__all__ = ["Inline", "Lane"]

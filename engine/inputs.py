@@ -58,7 +58,7 @@ class Inputs:
         sides = self.wired(port)
         for side in sides:
             side.replace(value)
-        if not sides:
+        if not sides and port in self.blank:
             self.blank[port] = value
 
     # ---- a call

@@ -7,10 +7,12 @@ the lane decides what.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from engine.device import Host
+from engine.errors import OperatorError
 from engine.trace import Ring
 
 if TYPE_CHECKING:
@@ -24,9 +26,12 @@ class Lane:
         self.name, self.device = name, device
         self.direct = direct  # a result may go straight into the next call; not under the inline executor, which owns time
         self.nodes: list[NodeRun] = []
+        self.opened: list[NodeRun] = []  # those whose operator has to be closed
         self.trace = Ring()
         self.busy: tuple[NodeRun, int, int] | None = None  # node, seq, since (ns): what the watchdog and the live view read
         self.open_nodes = 0
+        self.over = False  # its thread runs no more jobs
+        self.guard = threading.Lock()
         self.post: Callable[[NodeRun], None] = self.look
         self._ready: list[tuple[int, int, NodeRun]] = []
 
@@ -76,9 +81,30 @@ class Lane:
         self.look(node)
         return True
 
+    def drop(self, node: NodeRun) -> None:
+        """Take a node out, on this lane. The last one stays for whoever still looks at the lane; its thread ends."""
+        self._ready = [entry for entry in self._ready if entry[2] is not node]
+        heapq.heapify(self._ready)
+        self.nodes = [other for other in self.nodes if other is not node] or self.nodes
+        if not node.finished:
+            node.finished = True
+            self.node_finished()
+        if node in self.opened:
+            self.opened.remove(node)
+            close_all([node])
+
     def node_finished(self) -> None:
         self.open_nodes -= 1
 
     @property
     def finished(self) -> bool:
         return self.open_nodes == 0
+
+
+def close_all(nodes: Iterable[NodeRun]) -> None:
+    """Close nodes in reverse order, every one of them; what goes wrong is added to the session's errors."""
+    for node in reversed(list(nodes)):
+        try:
+            node.close()
+        except Exception as error:
+            node.session.errors.append(OperatorError(node.name, -1, node.epoch, error))

@@ -42,7 +42,7 @@ class NodeRun:
         self.operator: Any = None
         self.lane: Lane
         self.gate: Gate | None = None
-        self.gate_id = -1 - plan.order
+        self.gate_id = -1 - plan.order - session.segment
         self.trigger: Channel | None = None
         self.sides: list[Side] = []
         self.waits: list[Side] = []
@@ -85,25 +85,58 @@ class NodeRun:
             self.operator = self.spec.target(**self.params)
         elif self.spec.wants_site:
             self.operator = WithSite(self)
+        if isinstance(self.operator, Operator):
+            self.operator.open(self.site)
+        self.settle()
+
+    def settle(self) -> None:
+        """Find out which way frames can take through this node, once its operator, its inputs and its outputs are there."""
         self.stateless = self.operator is None
         edge = self.trigger.edge if self.trigger else None
         self.port = edge.port if edge else ""
         alone = edge is not None and not self.sides and edge.slot is None and self.plan.batch == 1 and self.spec.inplace is None
         choosy = not self.spec.outputs and isinstance(self.operator, Operator) and type(self.operator).wanted is not Operator.wanted
-        self.choosy, self.simple = choosy, alone and not choosy and self.emit.simple(edge)
-        if isinstance(self.operator, Operator):
-            self.operator.open(self.site)
-        self.ladder = make_ladder(self)
+        self.choosy, self.simple = choosy, alone and not choosy and not self.dead and self.emit.simple(edge)
+        if self.ladder is None or not self.ladder.taken:
+            self.ladder = make_ladder(self)
+
+    def rewire(self, plan: PlanNode, trigger: Channel | None, sides: list[Side], outs: list[Channel]) -> None:
+        """Take other inputs and outputs, between two calls, on the lane. What was not dealt with on inputs that go is dropped."""
+        self.flush_group()
+        for side in self.sides:
+            if side not in sides:
+                side.end("reload")
+        if self.trigger is not None and trigger is not self.trigger:
+            if type(self._claimed) is Packet:
+                self.trigger.drop(self._claimed, "reload")
+            self._claimed = None
+            self.trigger.close("reload")
+        self.plan, self.trigger, self.sides = plan, trigger, sides
+        self.waits = [side for side in sides if side.edge.role != "constant"]
+        before, self.emit = self.emit, Emitter(self, self.spec)
+        self.emit.take_over(before, outs)
+        self.settle()
+
+    @property
+    def gathered(self) -> bool:
+        """Whether frames wait here for their batch to be full."""
+        return bool(self._group)
+
+    def flush_group(self) -> None:
+        """Call the operator for the frames gathered so far."""
+        after = self.finish(self._fire()) if self._group else None
+        while after is not None:
+            after = after[0].step_on(after[1])
 
     def close(self) -> None:
         """Let go of everything; called once, also after a failure."""
         self.emit.forget_last_good()
-        cause = "error" if self.session.errors else "epoch"
+        cause = "error" if self.session.errors else "epoch" if self.session.nodes.get(self.name) is self else "reload"
         if self._group:
             self.abandon(Work([g[0] for g in self._group], [pair for g in self._group for pair in g[2]], 0))
             self._group = []
         for side in self.sides:
-            side.end()
+            side.end(cause if cause == "reload" else "unpaired")
         if self.trigger is not None:
             if type(self._claimed) is Packet:
                 self.trigger.drop(self._claimed, cause)
@@ -238,13 +271,12 @@ class NodeRun:
 
     def update(self, change: dict[str, Any]) -> None:
         """Set live parameters, and the written values of inputs (`in.` and the port), already validated."""
-        params = {key: value for key, value in change.items() if not key.startswith("in.")}
+        params = {key: value for key, value in change.items() if self.spec.param(key) is not None}
         self.params.update(params)
         if params and isinstance(self.operator, Operator):
             self.operator.update(**params)
-        if len(params) < len(change):
-            for key in change.keys() - params.keys():
-                self.inputs.write(key.removeprefix("in."), change[key])
+        for key in change.keys() - params.keys():
+            self.inputs.write(key.removeprefix("in."), change[key])
 
     def _fire(self) -> Work:
         group, self._group = self._group, []
@@ -398,8 +430,8 @@ class NodeRun:
         self.session.fail(error)
         self.emit.eos()
 
-    def _end(self) -> None:
-        """The input has ended: a last result if the operator has one, then the end marker."""
+    def flush(self) -> None:
+        """The last frame has come: a last result, if the operator has one, goes on."""
         if isinstance(self.operator, Operator) and not self.dead:
             try:
                 result = self.operator.flush()
@@ -410,11 +442,18 @@ class NodeRun:
             except Exception as error:
                 self.session.fail(OperatorError(self.name, -1, self.epoch, error))
             self._end_scratch()
+
+    def _end(self) -> None:
+        """The input has ended: a last result, then the end marker."""
+        self.flush()
         self.finished = True
         for side in self.sides:
             side.end()
         self.emit.eos()
         self.lane.node_finished()
+
+    def __lt__(self, other: NodeRun) -> bool:
+        return self.name < other.name  # where frame and place are the same, as they may be for a moment after a reload
 
     # ---- sources
 

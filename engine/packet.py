@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from engine.payload import Payload
     from engine.pool import Lease
 
-CAUSES = ("gate", "paused", "stale", "overflow", "sampled", "skipped", "unpaired", "joined", "epoch", "late", "unwatched", "error")
+CAUSES = ("gate", "paused", "stale", "overflow", "sampled", "skipped", "unpaired", "joined", "epoch", "late", "unwatched", "reload",
+          "error")  # fmt: skip
 """Why a frame did not arrive: at the gate; while the session was paused; replaced by a newer one; evicted from a full queue; between every-N
 samples; left out by an operator; its partner of a join never came; it went on as part of another source's frame; older than a reset; its pts
-did not rise; nobody watches the sink; an operator failed."""
+did not rise; nobody watches the sink; its way was taken out by a reload; an operator failed."""
 
 
 class Frame:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from engine.graph import UNSET, Govern
+from engine.graph import UNSET, Govern, Graph
 
 LOSSY = ("latest", "drop-oldest")
 
@@ -110,6 +110,7 @@ class Plan:
     culled: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     file: str = "<graph>"
+    graph: Graph | None = None  # what it was compiled from; no part of its hash
 
     @property
     def live(self) -> bool:
@@ -120,8 +121,9 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, fit for JSON."""
-        plain = asdict(replace(self, file=""))
+        plain = asdict(replace(self, file="", graph=None))
         plain.pop("file")
+        plain.pop("graph")
         for edge in plain["edges"]:
             if edge["hold"] is UNSET:
                 edge["hold"] = None

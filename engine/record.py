@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.gate import Gate, Offer
     from engine.node import NodeRun
     from engine.packet import Packet
+    from engine.plan import Plan
     from engine.side import Side
 
 LIMIT = 1_000_000  # events: some 100 MB, half a day of a live graph at 24 fps
@@ -69,6 +70,8 @@ class Recording:
     changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # seq, {node.param or node.in.port: plain value}: a version each
     stamps: list[tuple[int, int, int, int]] = field(default_factory=list)  # gate, seq, version, epoch from this frame of the gate on
     resets: list[tuple[int, str]] = field(default_factory=list)  # seq, reason
+    plans: list[tuple[dict[int, int], dict[int, int], Plan]] = field(default_factory=list)  # a reload: gate to first seq not admitted any more,
+    # gate of the new plan to its first seq, the new plan; edges and gates of the n-th new plan are numbered from n * 2**20 on
     on: bool = True
     complete: bool = True
     tap: Tap | None = field(default=None, repr=False, compare=False)
@@ -106,6 +109,10 @@ class Replay:
         self._stamps: dict[int, list[tuple[int, int, int]]] = {}
         for gate, seq, version, epoch in recording.stamps:
             self._stamps.setdefault(gate, []).append((seq, version, epoch))
+
+    def starts_of(self, segment: int) -> dict[int, int]:
+        """Gate to the first seq of the plan that was the `segment`-th to come by a reload."""
+        return self.recording.plans[segment - 1][1] if segment <= len(self.recording.plans) else {}
 
     def stamp_at(self, gate: int, seq: int) -> tuple[int, int]:
         """The parameter version and the epoch of a gate's frame."""

@@ -13,28 +13,33 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from engine import device, registry
+from engine.build import build
 from engine.changes import Changes
 from engine.channel import Channel
 from engine.clock import Clock, RealClock, StepClock
+from engine.compile import altered
 from engine.control import Governing
-from engine.errors import EngineError, RunError
+from engine.diff import FIXED
+from engine.errors import EngineError, RunError, UsageError
 from engine.gate import Gate
 from engine.ladder import Rung
 from engine.lane import Lane
-from engine.memory import MemoryPlan, memory_of
+from engine.memory import MemoryPlan
 from engine.node import NodeRun
 from engine.packet import Frame, Packet
+from engine.past import Past
 from engine.plan import Plan
 from engine.pool import Pools
 from engine.receipt import Receipt
 from engine.record import Recording, Replay, Tap
 from engine.side import Side
-from engine.site import Site
 from engine.summary import Summary, summarise
+
+if TYPE_CHECKING:
+    from engine.inline import Inline
+    from engine.threads import Threads
 
 MEASURED = 20_000  # frames of which a node's numbers are kept
 

@@ -49,11 +49,11 @@ class Side:
     def passed(self, seq: int) -> None:
         """No frame up to `seq` will fire the node: what waits for one need not."""
 
-    def end(self) -> None:
+    def end(self, cause: str = "unpaired") -> None:
         """The node has ended: let go of everything, also of what still comes."""
         self._keep(None)
         if self.channel is not None:
-            self.channel.close("unpaired")
+            self.channel.close(cause)
 
     def _keep(self, packet: Packet | None) -> None:
         old, self.value = self.value, packet
@@ -143,7 +143,7 @@ class Kept(Side):
         if edge.lag is None:
             if session.replay is None:
                 return True
-            wanted = session.replay.read_at(edge.id, head.seq)
+            wanted = session.replay.read_at(self.channel.id, head.seq)
             if wanted is None or wanted < 0 or self._has(wanted):
                 return True
             last = self.channel.items[-1].seq if self.channel.items else -1
@@ -189,12 +189,12 @@ class Kept(Side):
             self._advance(lambda item: item.pts <= head.pts, head.epoch)
             now = -1 if self.value is None else self.value.seq
             if now != self._last_read:
-                session.recording.read(edge.id, head.seq, now)
+                session.recording.read(self.channel.id, head.seq, now)
                 if session.recording.tap is not None:
                     session.recording.tap.read(self, head)
                 self._last_read = now
             return
-        wanted = session.replay.read_at(edge.id, head.seq)
+        wanted = session.replay.read_at(self.channel.id, head.seq)
         if wanted is None:
             return
         self._advance(lambda item: item.seq <= wanted, head.epoch)

@@ -11,21 +11,40 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from engine.emit import leases_of
 from engine.errors import Cancelled, EngineError, OperatorError, RunError, StallError
 from engine.gate import Offer
-from engine.lane import Lane
+from engine.lane import Lane, close_all
 from engine.node import NodeRun
 from engine.packet import Packet
+from engine.swap import Swap
 
 if TYPE_CHECKING:
     from engine.session import Session
 
 STALL_S = 5.0
 JOIN_S = 10.0
+DRAIN_S = 2.0  # how long a reload waits for the frames under way
+LOOK_S = 0.02  # how often it looks for frames that a batch has gathered
+
+
+class Opening:
+    """Some lanes that open together: none of them goes on before all have opened, or one has failed."""
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self.lanes = list(lanes)
+        self.opened = threading.Semaphore(0)
+        self.go = threading.Event()
+        self.cancelled = False
+        self.errors: list[EngineError] = []
+
+    def cancel(self) -> None:
+        """Let the lanes close what they opened, and end."""
+        self.cancelled = True
+        self.go.set()
 
 
 class Threads:
@@ -33,94 +52,111 @@ class Threads:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._go = threading.Event()
-        self._inboxes: dict[str, queue.SimpleQueue[NodeRun]] = {}
-        self._opened = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+        self._inboxes: dict[Lane, queue.SimpleQueue[NodeRun | Callable[[], None]]] = {}
+        self._opening = Opening(session.lanes.values())
+        self._reloader: threading.Thread | None = None
+        self._lock = threading.Lock()
         self._progress: tuple[int, float] = (-1, 0.0)
 
     def run(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
-        session = self.session
-        threads = []
+        session, opening = self.session, self._opening
         # Eager torch operators take the GIL hundreds of times a frame: a short switch interval keeps Python threads from starving them.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(1e-3)
         try:
-            for lane in session.lanes.values():
-                if lane.nodes[0].spec.source:
-                    target: Callable[..., None] = self._source_thread
-                else:
-                    target = self._lane_thread
-                    inbox: queue.SimpleQueue[NodeRun] = queue.SimpleQueue()
-                    self._inboxes[lane.name] = inbox
-                    lane.post = inbox.put
-                threads.append(threading.Thread(target=target, args=(lane,), name=f"lane {lane.name}", daemon=True))
-            for thread in threads:
-                thread.start()
-            for _ in threads:
-                while not self._opened.acquire(timeout=tick_s):
-                    self._watch_tick(tick, threads, opening=True)
+            self._start(opening)
+            for _ in opening.lanes:
+                while not opening.opened.acquire(timeout=tick_s):
+                    self._watch_tick(tick, opening=True)
+            for error in opening.errors:
+                session.fail(error)
+                session.stop(drain=False)
             session.started = session.clock.now()
-            self._go.set()
-            self._watch(threads, tick, tick_s)
+            opening.go.set()
+            self.look()
+            self._watch(tick, tick_s)
         except BaseException:
             session.stop(drain=False)
-            self._go.set()
+            opening.go.set()
             raise
         finally:
             deadline = time.monotonic() + JOIN_S
-            for thread in threads:
+            for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
             sys.setswitchinterval(interval)
 
+    def _start(self, opening: Opening) -> None:
+        for lane in opening.lanes:
+            if lane.nodes[0].spec.source:
+                target: Callable[..., None] = self._source_thread
+            else:
+                target = self._lane_thread
+                inbox = self._inboxes[lane] = queue.SimpleQueue()
+                lane.post = inbox.put
+            self._begin(threading.Thread(target=target, args=(lane, opening), name=f"lane {lane.name}", daemon=True))
+
+    def _begin(self, thread: threading.Thread) -> None:
+        self._threads = [old for old in self._threads if old.is_alive()] + [thread]
+        thread.start()
+
     # ---- lanes
 
-    def _lane_thread(self, lane: Lane) -> None:
-        opened: list[NodeRun] = []
+    def _lane_thread(self, lane: Lane, opening: Opening) -> None:
+        inbox, aborting = self._inboxes[lane], self.session.aborting
         try:
-            if not self._open(lane, opened):
+            if not self._open(lane, opening):
                 return
-            inbox, aborting = self._inboxes[lane.name], self.session.aborting
             while not lane.finished and not aborting.is_set():
-                lane.look(inbox.get())
+                self._take(lane, inbox.get())
                 while lane.step() and not aborting.is_set():
                     while not inbox.empty():
-                        lane.look(inbox.get())
+                        self._take(lane, inbox.get())
         except Cancelled:
             pass
         except BaseException as error:
             self._crash(lane, error)
         finally:
-            self._close(lane, opened)
+            self._close(lane)
+            del self._inboxes[lane]
 
-    def _open(self, lane: Lane, opened: list[NodeRun]) -> bool:
-        """Open the lane's operators and wait for the others; False when the session ends before it begins."""
+    def _take(self, lane: Lane, what: NodeRun | Callable[[], None]) -> None:
+        if isinstance(what, NodeRun):
+            lane.look(what)
+        else:
+            what()
+
+    def _open(self, lane: Lane, opening: Opening) -> bool:
+        """Open the lane's operators and wait for the others; False when they are not to begin."""
         try:
             lane.device.enter()
             for node in lane.nodes:
-                if self.session.aborting.is_set():
+                if self.session.aborting.is_set() or opening.cancelled or opening.errors:
                     break
-                opened.append(node)
+                lane.opened.append(node)
                 begun = self.session.clock.now()
                 node.open()
                 lane.trace.add(begun, self.session.clock.now(), "open", node.name, -1, 0)
         except Exception as error:
-            self.session.fail(OperatorError(opened[-1].name if opened else lane.name, -1, 0, error))
-            self.session.stop(drain=False)
+            opening.errors.append(OperatorError(lane.opened[-1].name if lane.opened else lane.name, -1, 0, error))
         finally:
-            self._opened.release()
-        self._go.wait()
-        return not self.session.aborting.is_set()
+            opening.opened.release()
+        opening.go.wait()
+        return not (self.session.aborting.is_set() or opening.cancelled)
 
-    def _close(self, lane: Lane, opened: list[NodeRun]) -> None:
+    def _close(self, lane: Lane) -> None:
+        with lane.guard:
+            lane.over = True
+            opened, lane.opened = lane.opened, []
+        inbox = self._inboxes.get(lane)
+        while inbox is not None and not inbox.empty():
+            if not isinstance(job := inbox.get(), NodeRun):
+                job()
         try:
             lane.device.finish()
         except Exception as error:
             self.session.errors.append(RunError(f"lane {lane.name}: {error}"))
-        for node in reversed(opened):
-            try:
-                node.close()
-            except Exception as error:
-                self.session.errors.append(OperatorError(node.name, -1, node.epoch, error))
+        close_all(opened)
 
     def _crash(self, lane: Lane, error: BaseException) -> None:
         """The runtime itself failed, or an operator raised what is no Exception: nothing can be trusted to drain."""
@@ -131,17 +167,17 @@ class Threads:
 
     # ---- sources
 
-    def _source_thread(self, lane: Lane) -> None:
+    def _source_thread(self, lane: Lane, opening: Opening) -> None:
         node, gate = lane.nodes[0], lane.nodes[0].gate
-        opened: list[NodeRun] = []
         assert gate is not None
         frames: Any = None
+        stop = node.site.stop
         try:
-            if not self._open(lane, opened):
+            if not self._open(lane, opening):
                 return
             frames = node.frames()
-            seq = 0
-            while not self.session.draining.is_set():
+            seq = gate.turn[0]
+            while not stop.is_set():
                 offer = next_offer(node, frames, seq)
                 if offer is None:
                     break
@@ -149,12 +185,15 @@ class Threads:
                 seq = offer.seq + 1
                 if not gate.lossy:
                     with gate.emptied:
-                        while gate.slot is not None and not self.session.draining.is_set():
+                        while gate.slot is not None and not stop.is_set():
                             gate.emptied.wait(1.0)
         except Cancelled:
             pass
         except Exception as error:
-            self.session.fail(OperatorError(node.name, node.count, self.session.epoch, error))
+            if gate.retired:
+                self.session.event("error", node.name, -1, message=f"while it was taken out: {error}", tolerated=True)
+            else:
+                self.session.fail(OperatorError(node.name, node.count, self.session.epoch, error))
         except BaseException as error:
             self._crash(lane, error)
         finally:
@@ -162,34 +201,123 @@ class Threads:
                 frames.close()
             gate.finish()
             lane.node_finished()
-            self._close(lane, opened)
+            self._close(lane)
+
+    # ---- reloads
+
+    def look(self) -> None:
+        """Begin with the reloads that were asked for, unless somebody is at it."""
+        with self._lock:
+            if not self.session.reloads or not self._opening.go.is_set() or (self._reloader is not None and self._reloader.is_alive()):
+                return
+            self._reloader = threading.Thread(target=self._reload_all, name="reload", daemon=True)
+            self._begin(self._reloader)
+
+    def _reload_all(self) -> None:
+        while True:
+            with self._lock:
+                asked = self.session.next_reload()
+                if asked is None:
+                    self._reloader = None
+                    return
+            try:
+                self._reload(Swap(self.session, *asked))
+            except Exception as error:
+                self.session.closing = None
+                self.session.changing.post(asked[1], "failed", reason=str(error))
+                self.session.fail(error if isinstance(error, EngineError) else RunError(f"reload: {type(error).__name__}: {error}"))
+                self.session.stop(drain=False)
+
+    def _reload(self, swap: Swap) -> None:
+        session = self.session
+        if session.ending:
+            swap.refuse("the run is ending")
+            return
+        if not swap.diff.structural:
+            swap.adopt()
+            return
+        swap.prepare()
+        opening = Opening(swap.lanes.values())
+        self._start(opening)
+        for _ in opening.lanes:
+            while not opening.opened.acquire(timeout=LOOK_S):
+                if session.ending and not opening.cancelled:
+                    opening.cancel()
+        if opening.errors or session.ending:
+            opening.cancel()
+            swap.give_up(str(opening.errors[0]) if opening.errors else "the run is ending")
+            return
+        swap.shut()
+        deadline = time.monotonic() + DRAIN_S
+        while not swap.drained() and not session.aborting.is_set() and time.monotonic() < deadline:
+            if session.quiet.wait(LOOK_S):
+                session.quiet.clear()
+                continue
+            for lane in list(session.lanes.values()):
+                for node in lane.nodes:
+                    if node.plan.batch > 1:
+                        self._on_lane(lane, node.flush_group)
+        waits = [lane for lane in session.lanes.values() if swap.waits_for(lane)]
+        done: list[threading.Event] = []
+
+        def on_lane(lane: Lane, job: Callable[[], None]) -> None:
+            ended = self._on_lane(lane, job)
+            done.extend([ended] if lane in waits else [])
+
+        swap.commit(on_lane)
+        for ended in done:
+            while not ended.wait(LOOK_S) and not session.aborting.is_set():
+                pass
+        opening.go.set()
+        swap.open()
+
+    def _on_lane(self, lane: Lane, job: Callable[[], None]) -> threading.Event:
+        """Let a lane do `job` between two calls; at once where its thread has ended. The event is set when it is done."""
+        ended = threading.Event()
+
+        def run() -> None:
+            try:
+                if not self.session.aborting.is_set():
+                    job()
+            finally:
+                ended.set()
+
+        with lane.guard:
+            inbox = self._inboxes.get(lane)
+            if not lane.over and inbox is not None:
+                inbox.put(run)
+                return ended
+        if inbox is not None or lane.over:
+            run()
+        else:
+            ended.set()  # a source, which has no queue: its gate knows
+        return ended
 
     # ---- the watchdog
 
-    def _watch(self, threads: list[threading.Thread], tick: Callable[[Session], None] | None, tick_s: float) -> None:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(tick_s)
-                if thread.is_alive():
-                    self._watch_tick(tick, threads)
+    def _watch(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
+        while alive := [thread for thread in list(self._threads) if thread.is_alive()]:
+            alive[0].join(tick_s)
+            if alive[0].is_alive():
+                self._watch_tick(tick)
 
-    def _watch_tick(self, tick: Callable[[Session], None] | None, threads: list[threading.Thread], *, opening: bool = False) -> None:
+    def _watch_tick(self, tick: Callable[[Session], None] | None, *, opening: bool = False) -> None:
         session = self.session
         if tick is not None:
             tick(session)
         session.governing.tick()
         if opening or session.aborting.is_set():
             return
-        self._look_for_hang(threads)
+        self._look_for_hang()
         self._look_for_stall()
 
-    def _look_for_hang(self, threads: list[threading.Thread]) -> None:
+    def _look_for_hang(self) -> None:
         session = self.session
         for lane in session.lanes.values():
             busy = lane.busy
             if busy is None or (session.clock.now() - busy[2]) / 1e9 < session.hang_s:
                 continue
-            ident = next((t.ident for t in threads if t.name == f"lane {lane.name}"), None)
+            ident = next((t.ident for t in self._threads if t.name == f"lane {lane.name}"), None)
             frame = sys._current_frames().get(ident or 0)
             where = "".join(traceback.format_stack(frame)[-3:]) if frame else ""
             session.errors.append(StallError(f"node {busy[0].name} has been in frame {busy[1]} for {session.hang_s:g} s\n{where}"))
@@ -201,13 +329,13 @@ class Threads:
         session = self.session
         moved = sum(c.entered + c.taken + sum(c.drops.values()) for c in session.channels)
         now = time.monotonic()
-        if moved != self._progress[0] or session.paused or any(lane.busy for lane in session.lanes.values()):
+        if moved != self._progress[0] or session.paused or session.closing is not None or any(lane.busy for lane in session.lanes.values()):
             self._progress = (moved, now)
             return
         # While a source waits for its stream, a join may rightly wait for the source.
         shut = all(gate.source.finished or gate.slot is not None for gate in session.gates.values())
         waiting = shut and any(gate.in_flight for gate in session.gates.values())
-        if now - self._progress[1] < STALL_S or not waiting or any(not inbox.empty() for inbox in self._inboxes.values()):
+        if now - self._progress[1] < STALL_S or not waiting or any(not inbox.empty() for inbox in list(self._inboxes.values())):
             return
         session.errors.append(diagnose(session))
         session.stop(drain=False)
@@ -219,7 +347,7 @@ def next_offer(node: NodeRun, frames: Any, seq: int) -> Offer | None:
     node.catch_up()
     begun = session.clock.now()
     node.lane.busy = None
-    item = None if seq == session.limit else next(frames, None)
+    item = None if session.limit is not None and seq >= session.limit else next(frames, None)
     now = session.clock.now()
     if item is None:
         return None

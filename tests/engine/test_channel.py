@@ -50,7 +50,7 @@ class Run:
     def __init__(self, replay: Recording | None = None) -> None:
         self.recording = Recording()
         self.replay = Replay(replay) if replay else None
-        self.clock = StepClock()
+        self.clock, self.segment = StepClock(), 0
 
 
 def queue(run: Run | None = None, **settings: Any) -> tuple[Channel, Ledger]:

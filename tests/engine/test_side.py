@@ -21,7 +21,7 @@ class Node:
         self.parked = False
         self.plan = type("Plan", (), {"batch": batch})()
         self.site = type("Site", (), {"packet": None})()
-        self.session = type("Session", (), {"replay": None, "recording": Recording()})()
+        self.session = type("Session", (), {"replay": None, "segment": 0, "recording": Recording()})()
 
     def wake(self, by: Any) -> None: ...
 

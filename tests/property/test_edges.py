@@ -27,7 +27,7 @@ class Books:
     """Consumer, producer, gate and session at once: counts what is held."""
 
     parked = False
-    replay = None
+    replay, segment = None, 0
 
     def __init__(self) -> None:
         self.held, self.recording, self.clock = 0, Recording(), StepClock()

@@ -1,0 +1,34 @@
+"""The books of queues and gates that reloads took out: what they counted still counts, and is checked when they are settled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.channel import Channel
+    from engine.gate import Gate
+
+
+class Past:
+    """Those that are not settled yet, and the sums of those that are."""
+
+    def __init__(self) -> None:
+        self.channels: list[Channel] = []
+        self.gates: list[Gate] = []
+        self.frames: Counter[str] = Counter()  # in, out
+        self.drops: Counter[str] = Counter()
+
+    def add(self, channels: Iterable[Channel], gates: Iterable[Gate]) -> None:
+        """Take over what has left the graph, and close the books on what nothing can happen to any more."""
+        self.channels = [c for c in [*self.channels, *channels] if c.balance or c.packets or not c.closed]
+        open_ones: list[Gate] = []
+        for gate in [*self.gates, *gates]:
+            with gate.lock:
+                if gate.in_flight or not gate.finished:
+                    open_ones.append(gate)
+                    continue
+                self.frames.update({"in": gate.entered, "out": gate.out})
+                self.drops.update(gate.drops)
+        self.gates = open_ones
