@@ -54,6 +54,7 @@ class Zmq(Operator):
         self._seen = (-1, -1)  # joins and overflows when the last key frame was made
         self._epoch: int | None = None
         self._told = 0
+        self._last: Stream | None = None  # after close
         self._ended = False
 
     def open(self, site: Site) -> None:
@@ -198,6 +199,10 @@ class Zmq(Operator):
 
     # ---- the end
 
+    def tally(self) -> dict[str, int]:
+        stream = self.stream or self._last
+        return {} if stream is None else {"sent": stream.count, "subscribers": stream.subscribers, "overflowed": stream.overflows}
+
     def flush(self) -> None:
         self._ended = True
 
@@ -206,6 +211,7 @@ class Zmq(Operator):
 
         stream, self.stream = self.stream, None
         if stream is not None:
+            self._last = stream
             if stream.overflows:
                 self.site.event("overflow", stream=self.name, frames=stream.overflows, why="the socket's thread did not get to them in time")
             leave(stream, self.site.outcome if self._ended or self.site.outcome != "eof" else "stopped")

@@ -66,6 +66,7 @@ class Zmq(Operator):
         self._pts = self._shift = 0
         self._seq = -1
         self.late = 0
+        self._last: Subscriber | None = None  # after close
 
     def open(self, site: Site) -> None:
         super().open(site)
@@ -177,13 +178,19 @@ class Zmq(Operator):
             fps = frames.beat.fps if frames.beat is not None and frames.beat.fps else None
             self.site.describe(replace(info, size=size, fps=fps))
 
+    def tally(self) -> dict[str, int]:
+        frames = self.frames or self._last
+        if frames is None:
+            return {}
+        names = ("received", "lost", "passed_over", "overflowed", "overwritten", "undecodable", "refused")
+        return {**{name: getattr(frames.counts, name) for name in names}, "late": self.late}
+
     def close(self) -> None:
         frames, self.frames = self.frames, None
         if frames is None:
             return
         frames.close()
-        counts = frames.counts
-        trouble = {name: getattr(counts, name) for name in ("lost", "overflowed", "overwritten", "undecodable", "refused")}
-        trouble = {name: count for name, count in {**trouble, "late": self.late}.items() if count}
-        if trouble:
+        self._last = frames
+        tally = self.tally()
+        if trouble := {name: count for name, count in tally.items() if count and name != "received"}:
             self.site.event("missed", url=self.named, stream=self.name, **trouble)
