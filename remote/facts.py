@@ -155,7 +155,7 @@ def stats(session: Session, rates: Rates | None = None) -> dict[str, Any]:
     for name, run in session.nodes.items():
         times = [t / 1e6 for t in recent(run.times)]
         nodes[name] = {
-            "count": run.count, "errors": run.errors, "lane": run.plan.lane,
+            "op": run.plan.op, "count": run.count, "errors": run.errors, "lane": run.plan.lane, "busy_s": round(run.busy_ns / 1e9, 6),
             "ms": {"p50": round(percentile(times, 50), 3), "p95": round(percentile(times, 95), 3)},
         }  # fmt: skip
     return {

@@ -222,7 +222,17 @@ class Verbs:
         self._accept(self.session.resume(by="control"), number, reply)
 
     def _reload(self, fields: Fields, number: int, reply: Reply) -> None:
-        raise Refused("BadRequest", "reload is not available here")
+        path, text = fields.text("path"), fields.text("text")
+        fields.end()
+        if path and text:
+            raise Refused("BadRequest", "reload takes a path or a text", expected="one of them, or neither", found="both")
+        self._room(reply)
+        from remote.reload import planned
+
+        def load() -> None:
+            self._accept(self.session.reload(planned(self.session, path, text), by="control"), number, reply)
+
+        self._slowly(number, reply, load)
 
     def _stop(self, fields: Fields, number: int, reply: Reply) -> None:
         drain = fields.truth("drain", True)

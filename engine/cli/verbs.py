@@ -55,6 +55,9 @@ def run(
     inline: Annotated[bool, typer.Option("--inline", help="One thread on a step clock: slow, and the same every time.")] = False,
     poison: Annotated[bool, typer.Option("--poison", help="Fill returned buffers with a pattern, to find who keeps them.")] = False,
     govern: Annotated[bool, typer.Option("--govern/--no-govern", help="Let the governor move the knobs.")] = True,
+    report_to: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write a report with plots as one HTML file.", show_default=False)
+    ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Serve a page with the picture, the graph and its controls.")] = False,
     preview_of: Annotated[
         list[str] | None, typer.Option("--preview-of", metavar="NODE.OUTPUT", help="What it shows first; may be repeated.", show_default=False)
@@ -69,6 +72,9 @@ def run(
     control_allow: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="A public key, file or folder that may connect; repeatable.", show_default=False)
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve numbers for Prometheus at /metrics there.", show_default=False)
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow addresses that other machines can reach, unencrypted.")] = False,
     record: Annotated[Path | None, typer.Option(metavar="FILE.mcap", help="Record the run; engine replay runs it again.")] = None,
     record_frames: Annotated[
@@ -82,6 +88,10 @@ def run(
     from engine.cli.attach import Attachment
 
     attachments: list[Attachment] = []
+    if report_to is not None:
+        from remote.report.collect import Report
+
+        attachments.append(Report(report_to))
     if preview or preview_of or web is not None:
         from remote.preview import Preview
 
@@ -91,6 +101,11 @@ def run(
         from remote.server import ENDPOINT, Control
 
         attachments.append(Control(control or ENDPOINT, key=control_key, allow=control_allow or (), insecure=insecure, say=say))
+    if metrics is not None:
+        from engine.cli.report import say
+        from remote.metrics import Metrics
+
+        attachments.append(Metrics(metrics, insecure=insecure, say=say))
     sets = [*(sets or ()), *(changes or ())]
     sets += [f"graph.clock={clock}"] if clock else []
     sets += [f"graph.seed={seed}"] if seed is not None else []
