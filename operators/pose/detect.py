@@ -67,6 +67,12 @@ class Detect(Operator):
     def reset(self) -> None:
         self._inner.reset()
 
+    def snapshot(self) -> Any:
+        return self._inner.snapshot()
+
+    def recall(self, state: Any) -> None:
+        self._inner.recall(state)
+
     def close(self) -> None:
         if self._inner is not None:
             self._inner.close()

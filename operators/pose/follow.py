@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from operators.pose.people import People
@@ -30,6 +31,13 @@ class Follow:
     def reset(self) -> None:
         self.people.reset()
         self.steadiness.reset()
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"people": self.people.snapshot(), "steadiness": self.steadiness.snapshot()}
+
+    def recall(self, state: Mapping[str, Any]) -> None:
+        self.people.recall(state["people"])
+        self.steadiness.recall(state["steadiness"])
 
     def __call__(
         self, found: np.ndarray[Any, Any], when: int, height: int, width: int, *, smoothing: float, hold_ms: float, fade_ms: float

@@ -116,5 +116,12 @@ class OnnxPose(Operator):
         self._follow.reset()
         self._boxes, self._since = [], 0
 
+    def snapshot(self) -> Any:
+        return {"follow": self._follow.snapshot(), "boxes": list(self._boxes), "since": self._since}
+
+    def recall(self, state: Any) -> None:
+        self._follow.recall(state["follow"])
+        self._boxes, self._since = state["boxes"], state["since"]
+
     def close(self) -> None:
         self._pose = self._detector = None

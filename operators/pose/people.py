@@ -6,6 +6,7 @@ gone `hold + fade` after the last sight. It knows arrays and times, neither pict
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,28 @@ class People:
     def reset(self) -> None:
         """Forget everybody."""
         self.followed, self._when = [], None
+
+    def snapshot(self) -> dict[str, Any]:
+        """Who is followed, and how far, in arrays that nobody writes to."""
+        return {
+            "next": self._next, "when": self._when,
+            "followed": [
+                {
+                    "key": p.key, "seen": p.seen, "joints": p.joints.copy(), "detected": p.detected.copy(),
+                    "position": None if p.euro.position is None else p.euro.position.copy(),
+                    "slope": None if p.euro.slope is None else p.euro.slope.copy(),
+                }
+                for p in self.followed
+            ],
+        }  # fmt: skip
+
+    def recall(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `snapshot`."""
+        self._next, self._when, self.followed = state["next"], state["when"], []
+        for known in state["followed"]:
+            person = Person(known["key"], known["joints"], known["seen"], known["detected"])
+            person.euro.position, person.euro.slope = known["position"], known["slope"]
+            self.followed.append(person)
 
     @property
     def keys(self) -> list[int]:

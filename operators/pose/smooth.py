@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from engine.operator import Live, Operator, Range, operator
 from engine.payload import Pose
@@ -42,3 +42,9 @@ class Smooth(Operator):
 
     def reset(self) -> None:
         self._people.reset()
+
+    def snapshot(self) -> Any:
+        return self._people.snapshot()
+
+    def recall(self, state: Any) -> None:
+        self._people.recall(state)

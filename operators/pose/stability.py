@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from engine.operator import Live, Operator, operator
 from engine.payload import Pose, Scalar
@@ -53,3 +53,10 @@ class Stability(Operator):
     def reset(self) -> None:
         self._people.reset()
         self._steadiness.reset()
+
+    def snapshot(self) -> Any:
+        return {"people": self._people.snapshot(), "steadiness": self._steadiness.snapshot()}
+
+    def recall(self, state: Any) -> None:
+        self._people.recall(state["people"])
+        self._steadiness.recall(state["steadiness"])

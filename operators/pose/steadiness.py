@@ -6,6 +6,7 @@ Invariant: the score stays within 0..1 and depends only on the poses and times i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from operators.pose.joints import torso
@@ -28,6 +29,14 @@ class Steadiness:
     def reset(self) -> None:
         """Forget everything: the score starts again from 0."""
         self.score, self._last = 0.0, None
+
+    def snapshot(self) -> dict[str, Any]:
+        """The score and the last poses; the poses are never written to."""
+        return {"score": self.score, "when": self._when, "last": None if self._last is None else dict(self._last)}
+
+    def recall(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `snapshot`."""
+        self.score, self._when, self._last = state["score"], state["when"], state["last"]
 
     def __call__(
         self, people: np.ndarray[Any, Any], when: int, *, aspect: float, half_life: float, half_speed: float, keys: list[int] | None = None

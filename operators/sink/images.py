@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from engine.errors import UsageError
 from engine.operator import HOST_RGB, Operator, Range, operator
@@ -45,6 +47,12 @@ class Images(Operator):
             raise UsageError(f"{self.url} needs one place for the number", fix=f'such as "{pattern.stem}_%05d{pattern.suffix}"')
         ensure_folder(pattern.parent, site)
         self.pattern = pattern
+
+    @classmethod
+    def redirected(cls, params: Mapping[str, Any], folder: Path, node: str) -> dict[str, Any]:
+        pattern = local_path(params["url"])
+        name = pattern.name if _NUMBER.search(pattern.name) else "%06d.png"
+        return {**params, "url": str(folder / node / name)}
 
     def __call__(self, image: Annotated[Image, HOST_RGB]) -> None:
         came, self.came = self.came, self.came + 1

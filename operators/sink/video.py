@@ -6,7 +6,9 @@ site and the rules for paths; encoding is the writer's, the network is a child's
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from engine.clock import RealClock
 from engine.errors import EngineError, UsageError, scrub
@@ -68,6 +70,11 @@ class Video(Operator):
         self.outlet: Outlet | None = None
         self.canvas: Canvas | None = None
         self.zero = 0
+
+    @classmethod
+    def redirected(cls, params: Mapping[str, Any], folder: Path, node: str) -> dict[str, Any]:
+        suffix = Path(params["url"]).suffix.lower() if scheme_of(params["url"]) in ("", "file") else ".mp4"
+        return {**params, "url": str(folder / f"{node}{suffix if suffix in CONTAINERS else '.mp4'}"), "always_on": False, "overwrite": False}
 
     def open(self, site: Site) -> None:
         super().open(site)
