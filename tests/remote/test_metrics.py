@@ -1,4 +1,4 @@
-"""Prometheus' numbers: what its own parser reads, that counters agree with the session and never fall, and that nothing secret is among them."""
+"""Prometheus' numbers: its own parser reads them, they agree with the session and never fall, and nothing secret is among them."""
 
 from __future__ import annotations
 

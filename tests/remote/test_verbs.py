@@ -374,3 +374,50 @@ def test_no_thread_is_left(tmp_path):
     verbs.ended(None)
     verbs.close()
     assert {t.name for t in threading.enumerate()} <= before
+
+
+# ---------------------------------------------------------------- reloads
+
+
+def test_a_reload_of_the_changed_file_is_applied_with_what_it_changes(tmp_path):
+    path = graph(tmp_path)
+    with running(path) as run:
+        verbs, ear = Verbs(run.session), Ear()
+        written = path.read_text()
+        path.write_text(written.replace('[node.more]\nop = "toy.add"', '[node.more]\nop = "toy.add"\namount = 5.0') + PROMPTED)
+        assert ask_later(verbs, ear, 1, "reload")["kind"] == "accepted"
+        applied = ear.one(1, "applied")
+        assert applied["diff"]["added"] == ["words", "heard"]
+        assert applied["diff"]["params"] == {"more.amount": [0.0, 5.0]}
+        until(lambda: run.session.nodes["sink"].operator.taken[-1].seq > applied["seq"])
+        taken = [t for t in run.session.nodes["sink"].operator.taken if t.seq >= applied["seq"]]
+        assert {t.value - t.seq for t in taken} == {5.0}
+        assert "words" in ask(verbs, ear, 2, "describe")["nodes"]
+        ask_later(verbs, ear, 3, "reload", text=written)
+        assert ear.one(3, "applied")["diff"]["removed"] == ["words", "heard"]
+        verbs.close()
+    run.session.check()
+
+
+def test_a_bad_file_changes_nothing_and_says_where(tmp_path):
+    path = graph(tmp_path)
+    with running(path) as run:
+        verbs, ear = Verbs(run.session), Ear()
+        plan = run.session.plan
+        path.write_text(path.read_text().replace('op = "toy.add"\nin.a = "add"', 'op = "toy.ad"\nin.a = "add"'))
+        refused = ask_later(verbs, ear, 1, "reload")
+        assert refused["kind"] == "refused"
+        (problem,) = [p for p in refused["problems"] if p["path"] == "node.more.op"]
+        assert (problem["line"], "did you mean" in problem["fix"]) == (path.read_text().splitlines().index('op = "toy.ad"') + 1, True)
+        assert ask_later(verbs, ear, 2, "reload", path="nothing.toml")["kind"] == "refused"
+        assert ask_later(verbs, ear, 3, "reload", text="[graph")["kind"] == "refused"
+        assert ask_later(verbs, ear, 4, "reload", text="x", path="y")["kind"] == "refused"
+        assert run.session.plan is plan
+        verbs.close()
+
+
+def ask_later(verbs: Verbs, ear: Ear, number: int, op: str, **fields: Any) -> dict[str, Any]:
+    """`ask` for a verb that is answered from another thread."""
+    verbs.handle({"v": 1, "id": number, "op": op, **fields}, ear)
+    until(lambda: ear.of(number))
+    return ear.of(number)[0]
