@@ -1,8 +1,8 @@
 """Checkpoints on disk: where a named model is, whether it may be read, and its modules, loaded and checked.
 
-Only diffusers folders with safetensors weights are read, from where operators.models finds them on this machine; nothing is fetched,
-nothing is unpickled, no code of a checkpoint runs. What is absent raises MissingError with the command that gets it; what is there but
-does not fit raises UsageError with what was expected and found.
+Diffusers folders with safetensors weights are read here, checkpoints in one file in single.py, from where operators.models finds them on
+this machine; nothing is fetched, nothing is unpickled, no code of a checkpoint runs. What is absent raises MissingError with the command
+that gets it; what is there but does not fit raises UsageError with what was expected and found.
 
 It knows files and module classes, not how they are used.
 """
@@ -26,13 +26,89 @@ MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusi
 
 
 def locate(name: str) -> Path:
-    """The folder of `name`: a path, a model that was pulled, or a hub id in the cache. Raises MissingError, or UsageError for a file."""
-    if name.endswith(PICKLES):
-        raise UsageError(f"model {name}: pickled checkpoints can run code and are refused", fix="get the model as safetensors, in a folder")
+    """The folder or safetensors file of `name`: a path, a model that was pulled, or a hub id in the cache.
+
+    Raises MissingError, or UsageError for a pickle or a file of another kind.
+    """
+    if name.lower().endswith(PICKLES):
+        raise UsageError(f"model {name}: pickled checkpoints can run code and are refused", fix="get the model as safetensors")
     path = find(MOVED.get(name, name))
-    if path.is_file():
-        raise UsageError(f"model {name}: expected a folder in the diffusers layout, found a file", fix="convert it to a diffusers folder")
+    if path.is_file() and path.suffix.lower() != ".safetensors":
+        raise UsageError(f"model {name}: expected a diffusers folder or a safetensors file, found {path.suffix or 'no ending'}")
     return path
+
+
+def locate_folder(name: str) -> Path:
+    """The diffusers folder of `name`."""
+    path = locate(name)
+    if path.is_file():
+        raise UsageError(f"model {name}: expected a folder in the diffusers layout, found a file", fix="name a diffusers folder")
+    return path
+
+
+def weights_file(name: str, file: str | None, what: str) -> Path:
+    """The one safetensors file meant by `name` and `file`: an adapter. Raises MissingError or UsageError."""
+    if (file or "").lower().endswith(PICKLES):
+        raise UsageError(f"{what} {name}: {file} is a pickle, which can run code, and is refused", fix="name a safetensors file")
+    path = locate(name)
+    if path.is_file():
+        return path
+    if file is not None:
+        inside = (path / file).resolve() if (path / file).is_symlink() else path / file
+        if ".." in Path(file).parts or Path(file).is_absolute():
+            raise UsageError(f"{what} {name}: file: expected a path inside the folder, found {file!r}")
+        if not inside.is_file():
+            raise absent(name, file)
+        return path / file
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    usual = path / "pytorch_lora_weights.safetensors"
+    if usual in found:
+        return usual
+    if not found:
+        pickles = [p.name for p in path.iterdir() if p.name.endswith(PICKLES)]
+        if pickles:
+            raise UsageError(f"{what} {name}: only pickled weights ({pickles[0]}), which can run code and are refused", fix="get safetensors")
+        raise absent(name, "a safetensors file")
+    raise UsageError(f"{what} {name}: expected one safetensors file, found {len(found)}", fix=f'say which, such as file = "{found[0].name}"')
+
+
+class Folder:
+    """A model in the diffusers layout: what it is configured as, and its modules."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+
+    def index(self) -> Mapping[str, Any]:
+        return config(self.path, self.name, "model_index.json") if (self.path / "model_index.json").is_file() else {}
+
+    def unet_config(self) -> Mapping[str, Any]:
+        return config(self.path / "unet", self.name)
+
+    def scheduler_config(self) -> Mapping[str, Any]:
+        return config(self.path / "scheduler", self.name, "scheduler_config.json")
+
+    def text_config(self, n: int) -> Mapping[str, Any]:
+        return config(self.path / _nth("text_encoder", n), self.name)
+
+    def unet(self, dtype: torch.dtype) -> Any:
+        return module("UNet2DConditionModel", self.path / "unet", self.name, dtype)
+
+    def towers(self) -> int:
+        """How many text encoders there are."""
+        return 2 if self.unet_config().get("addition_embed_type") == "text_time" else 1
+
+    def text(self, n: int, dtype: torch.dtype) -> Any:
+        return module("CLIPTextModelWithProjection" if n else "CLIPTextModel", self.path / _nth("text_encoder", n), self.name, dtype)
+
+    def tokenizer(self, n: int) -> tuple[Any, int | None]:
+        """The n-th tokenizer, and None: it pads as it says itself."""
+        return tokenizer(self.path / _nth("tokenizer", n), self.name), None
+
+
+def _nth(part: str, n: int) -> str:
+    return part if n == 0 else f"{part}_{n + 1}"
 
 
 def absent(name: str, what: str = "") -> MissingError:
@@ -85,12 +161,12 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype) -> Any:
     variant = _variant(folder, name)
     common = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "variant": variant}
     try:
-        if kind == "CLIPTextModel":
+        if kind.startswith("CLIP"):
             import transformers
             from transformers.utils import logging
 
             logging.disable_progress_bar()
-            loaded, info = transformers.CLIPTextModel.from_pretrained(folder, dtype=dtype, **common)
+            loaded, info = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, **common)
         else:
             import diffusers
             from diffusers.utils import logging as talk

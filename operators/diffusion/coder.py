@@ -5,6 +5,7 @@ It knows autoencoders of diffusers (full and tiny), not who asks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,13 @@ class Coder:
         self.channels = int(settings.latent_channels)
         self.scale = float(settings.get("scaling_factor") or 1.0)
 
+    def spare(self, *, tiling: bool, slicing: bool) -> None:
+        """Decode and encode in overlapping tiles, or a picture of a batch at a time: less memory, more time."""
+        if tiling:
+            self.module.enable_tiling()
+        if slicing:
+            self.module.enable_slicing()
+
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         """The clean latent (1, C, h, w) float32 of pixels (1, 3, H, W) in -1..1: the mean of a variational encoder."""
         found = self.module.encode(picture.to(self.dtype))
@@ -46,21 +54,33 @@ class Coder:
         self.dtype = dtype
 
 
-def load(folder: Path, name: str, dtype: torch.dtype) -> Coder:
-    """The autoencoder in `folder` of the model called `name`, on the CPU."""
-    import torch
+def load(path: Path, name: str, dtype: torch.dtype, *, base: Path | None = None) -> Coder:
+    """The autoencoder at `path` (its folder, or a safetensors file) of the model called `name`, on the CPU.
 
-    settings = checkpoint.config(folder, name)
+    `base`: the diffusers folder whose configuration a file is read with.
+    """
+    from operators.diffusion import single
+
+    file = path.is_file()
+    if file:
+        settings = checkpoint.config(base / "vae", str(base)) if base else single.vae_settings(single.read_header(path))
+    else:
+        settings = checkpoint.config(path, name)
     kind = str(settings.get("_class_name"))
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise UsageError(f"model {name}: expected an AutoencoderKL or AutoencoderTiny, found {kind}")
-    # A full decoder whose activations overflow half precision says so in its configuration.
-    if kind == "AutoencoderKL" and dtype is torch.float16 and settings.get("force_upcast", True):
-        dtype = torch.float32
-    return Coder(checkpoint.module(kind, folder, name, dtype), dtype)
+    dtype = precision(settings, kind, dtype)
+    return Coder(single.autoencoder(path, name, dtype, settings) if file else checkpoint.module(kind, path, name, dtype), dtype)
+
+
+def precision(settings: Mapping[str, Any], kind: str, dtype: torch.dtype) -> torch.dtype:
+    """float32 where a full decoder's activations overflow half precision, as its configuration says; else `dtype`."""
+    import torch
+
+    return torch.float32 if kind == "AutoencoderKL" and dtype is torch.float16 and settings.get("force_upcast", True) else dtype
 
 
 def place(name: str) -> tuple[Path, str]:
-    """The folder of the autoencoder called `name`: that of a repository of its own, or the `vae` part of a whole model."""
-    folder = checkpoint.locate(name)
-    return (folder if (folder / "config.json").is_file() else folder / "vae"), name
+    """The autoencoder called `name`: a folder of its own, the `vae` part of a whole model, or a safetensors file."""
+    path = checkpoint.locate(name)
+    return (path if path.is_file() or (path / "config.json").is_file() else path / "vae"), name

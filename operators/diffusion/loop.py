@@ -74,12 +74,13 @@ class Loop:
         controls: Sequence[Control],
         extra: torch.Tensor | None,
         check: Callable[[], None],
+        added: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The clean latent (1, C, h, w) float32.
 
         `begin`: the first of the nominal steps to run. `source`: the clean latent that the frame starts from; None starts from noise alone.
-        `noise`: (1 + n or 1, C, h, w). `extra`: the embedded guidance scale of a distilled model, or None. The result is a view into
-        buffers of the loop: copy it before the next run.
+        `noise`: (1 + n or 1, C, h, w). `extra`: the embedded guidance scale of a distilled model, or None. `added`: what models with
+        pooled text add to the time (SDXL), or None. The result is a view into buffers of the loop: copy it before the next run.
         """
         import torch
 
@@ -104,7 +105,7 @@ class Loop:
             given = basis.input.copy_(basis.latent[now])
             if rows.scaled:
                 given.mul_(rows.scale[i])
-            basis.answer[now].copy_(self._predict(given, rows.t[i], cond, controls, extra, k, steps))
+            basis.answer[now].copy_(self._predict(given, rows.t[i], cond, controls, extra, added, k, steps))
             if rows.draws[i]:
                 basis.noise[now].copy_(noise[1 + i])
             matrix = rows.later[i] if k else rows.first[i]
@@ -117,24 +118,27 @@ class Loop:
             basis.clear()
 
     def _predict(
-        self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, controls: Sequence[Control], extra: torch.Tensor | None, k: int,
-        steps: int,
+        self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, controls: Sequence[Control], extra: torch.Tensor | None,
+        added: dict[str, torch.Tensor] | None, k: int, steps: int,
     ) -> torch.Tensor:  # fmt: skip
         if self.reuse is not None and not self.reuse.due(k):
-            return self.reuse.shallow(given, t, cond, extra)
+            return self.reuse.shallow(given, t, cond, extra, added)
         down: list[torch.Tensor] | None = None
         middle: torch.Tensor | None = None
         for control in controls:
             if not control.net.active(k, steps):
                 continue
-            parts, centre = control.net.module(given, t, cond, control.feature, conditioning_scale=control.scale, return_dict=False)
+            parts, centre = control.net.module(
+                given, t, cond, control.feature, conditioning_scale=control.scale, added_cond_kwargs=added, return_dict=False
+            )
             if down is None:
                 down, middle = list(parts), centre
             else:
                 down, middle = [a.add_(b) for a, b in zip(down, parts, strict=True)], middle.add_(centre)  # type: ignore[union-attr]
         if self.reuse is not None:
-            return self.reuse.full(given, t, cond, extra, down, middle)
+            return self.reuse.full(given, t, cond, extra, down, middle, added)
         answer: torch.Tensor = self.models.unet(
-            given, t, cond, timestep_cond=extra, down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False
-        )[0]
+            given, t, cond, timestep_cond=extra, added_cond_kwargs=added, down_block_additional_residuals=down,
+            mid_block_additional_residual=middle, return_dict=False,
+        )[0]  # fmt: skip
         return answer

@@ -6,16 +6,20 @@ It knows how modules fit, not when they are called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import MissingError, UsageError
 from operators.diffusion import checkpoint, coder
+from operators.diffusion.checkpoint import Folder
 from operators.diffusion.coder import Coder
+from operators.diffusion.families import FAMILIES, PLAIN, Family, Recipe, architecture, family_of, recipe_of
 from operators.diffusion.schedule import FROM_CLASS, Noise, Sampler
+from operators.diffusion.single import Single, controlnet
+from operators.diffusion.tower import TextTower
 
 if TYPE_CHECKING:
     import torch
@@ -47,23 +51,28 @@ class Net:
         return self.embedding(picture.flip(1) if self.flip else picture)
 
     def active(self, step: int, steps: int) -> bool:
-        """Whether it takes part in executed step `step` of `steps`."""
+        """Whether it takes part in executed step `step` of `steps`: as diffusers counts."""
         return not (step / steps < self.start or (step + 1) / steps > self.end)
 
 
 @dataclass(eq=False)
 class Models:
-    """What a painting node computes with. `grain`: working sizes are multiples of it. `native`: pixels of the short side it was trained at."""
+    """What a painting node computes with. `grain`: working sizes are multiples of it. `native`: pixels of the short side it was trained at.
+
+    `towers`: the text encoders, in the order their encodings are joined. `empty_is_zero`: an empty negative prompt is nothing at all.
+    """
 
     unet: Any
     coder: Coder
-    text: Any
-    tokenizer: Any
+    towers: list[TextTower]
     noise: Noise
     sampler: Sampler
     device: torch.device
     dtype: torch.dtype
     nets: list[Net] = field(default_factory=list)
+    family: Family = FAMILIES["sd15"]
+    recipe: Recipe = PLAIN
+    empty_is_zero: bool = False
     relieved: bool = False
 
     def __post_init__(self) -> None:
@@ -71,6 +80,11 @@ class Models:
         self.grain = self.fold * 2 ** (len(self.unet.config.block_out_channels) - 1)
         self.channels = int(self.unet.config.in_channels)
         self.native = int(self.unet.config.sample_size or 64) * self.fold
+
+    @property
+    def text_width(self) -> int:
+        """Width of the encoding that the UNet hears."""
+        return sum(tower.width for tower in self.towers)
 
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         """See Coder.encode."""
@@ -88,7 +102,7 @@ class Models:
 
         if dtype is self.dtype:
             return
-        for module in (self.unet, self.text, *self._parts_of_nets()):
+        for module in (self.unet, *self._texts(), *self._parts_of_nets()):
             torch.nn.Module.to(module, dtype)
         self.coder.cast(dtype)
         self.dtype = dtype
@@ -98,8 +112,11 @@ class Models:
     def _parts_of_nets(self) -> list[Any]:
         return list({id(module): module for net in self.nets for module in (net.module, net.embedding)}.values())
 
+    def _texts(self) -> list[Any]:
+        return [tower.module for tower in self.towers]
+
     def _guests(self) -> list[Any]:
-        return [self.text, self.coder.module, *self._parts_of_nets()]
+        return [*self._texts(), self.coder.module, *self._parts_of_nets()]
 
     def relieve(self) -> bool:
         """Keep everything but the UNet off the device except while it works; False where that is so already."""
@@ -138,11 +155,20 @@ class Models:
                 module.to("cpu")
 
 
-def load(model: str, nets: Sequence[Any], vae: str | None, *, device: torch.device, dtype: torch.dtype) -> Models:
-    """The modules of `model` with its ControlNets and, where given, another autoencoder. Raises MissingError or UsageError."""
-    folder = checkpoint.locate(model)
+def load(
+    model: str, nets: Sequence[Any], vae: str | None, *, device: torch.device, dtype: torch.dtype, base: str | None = None,
+    family: str = "auto", loras: Sequence[Mapping[str, Any]] = (), prediction: str = "auto",
+) -> Models:  # fmt: skip
+    """The modules of `model` with its ControlNets and, where given, another autoencoder. Raises MissingError or UsageError.
+
+    `base`: the diffusers folder that a checkpoint in one file takes configurations and tokenizers from. `family`, `loras` and `prediction`
+    decide about the recipe (see families.py); the LoRAs are not put in here.
+    """
+    path = checkpoint.locate(model)
+    source: Folder | Single = Single(path, model, base=base) if path.is_file() else Folder(path, model)
     parts = [(checkpoint.locate(net["model"]), net["model"]) for net in nets]
-    return _assemble(folder, model, parts, nets, coder.place(vae or model), device, dtype)
+    root = checkpoint.locate_folder(base) if base and path.is_file() else None
+    return _assemble(source, parts, nets, coder.place(vae or model), device, dtype, root, family, loras, prediction)
 
 
 def embedded_folder() -> Path:
@@ -159,24 +185,29 @@ def load_embedded(nets: Sequence[Any], *, device: torch.device, dtype: torch.dty
     """The small model that ships with the package, its ControlNet standing in for each of `nets`."""
     folder = embedded_folder()
     parts = [(folder / "controlnet", "embedded")] * len(nets)
-    return _assemble(folder, "embedded", parts, nets, (folder / "vae", "embedded"), device, dtype)
+    return _assemble(Folder(folder, "embedded"), parts, nets, (folder / "vae", "embedded"), device, dtype)
 
 
 def _assemble(
-    folder: Path, model: str, parts: list[tuple[Path, str]], nets: Sequence[Any], vae: tuple[Path, str], device: torch.device,
-    dtype: torch.dtype,
+    source: Folder | Single, parts: list[tuple[Path, str]], nets: Sequence[Any], vae: tuple[Path, str], device: torch.device,
+    dtype: torch.dtype, root: Path | None = None, wanted: str = "auto", loras: Sequence[Mapping[str, Any]] = (), prediction: str = "auto",
 ) -> Models:  # fmt: skip
     import torch
 
-    settings = checkpoint.config(folder / "unet", model)
-    if settings.get("addition_embed_type") == "text_time":
-        raise UsageError(f"model {model}: expected a model of the Stable Diffusion 1.x or 2.x class, found one of the SDXL class")
-    scheduler = checkpoint.config(folder / "scheduler", model, "scheduler_config.json")
-    unet = checkpoint.module("UNet2DConditionModel", folder / "unet", model, dtype)
-    text = checkpoint.module("CLIPTextModel", folder / "text_encoder", model, dtype)
-    pixels = coder.load(*vae, dtype)
-    tokens = checkpoint.tokenizer(folder / "tokenizer", model)
-    _fits(model, unet, text, pixels.channels, vae[1])
+    model, settings, scheduler = source.name, source.unet_config(), source.scheduler_config()
+    # What cannot work together is told before gigabytes are read.
+    family = family_of(model, settings, scheduler, wanted)
+    recipe = recipe_of(family, architecture(settings), loras)
+    noise = Noise.read(scheduler)
+    told = {"v": "v_prediction"}.get(prediction, prediction) if prediction != "auto" else recipe.prediction
+    noise = replace(noise, prediction=told or noise.prediction, spacing=recipe.spacing or noise.spacing)
+    unet = source.unet(dtype)
+    towers = []
+    for n in range(source.towers()):
+        tokens, pad = source.tokenizer(n)
+        towers.append(TextTower(source.text(n, dtype), tokens, late=source.towers() > 1, pad=pad))
+    pixels = coder.load(*vae, dtype, base=root if vae[0].is_file() else None)
+    _fits(model, unet, towers, pixels.channels, vae[1])
     loaded: dict[Path, Net] = {}
     used: list[Net] = []
     for (path, name), net in zip(parts, nets, strict=True):
@@ -184,22 +215,24 @@ def _assemble(
         if path in loaded:
             used.append(loaded[path].sharing(*wish))
             continue
-        body = checkpoint.module("ControlNetModel", path, name, dtype)
+        body = controlnet(path, name, unet, dtype) if path.is_file() else checkpoint.module("ControlNetModel", path, name, dtype)
         _net_fits(model, unet, name, body)
         loaded[path] = Net(body, *wish)
         used.append(loaded[path])
-    models = Models(
-        unet, pixels, text, tokens, Noise.read(scheduler), FROM_CLASS.get(str(scheduler.get("_class_name")), "dpm++"), device, dtype, used
-    )  # fmt: skip
+    sampler = recipe.sampler or FROM_CLASS.get(str(scheduler.get("_class_name")), "dpm++")
+    zero = len(towers) > 1 and bool(source.index().get("force_zeros_for_empty_prompt", True))
+    models = Models(unet, pixels, towers, noise, sampler, device, dtype, used, family, recipe, zero)  # type: ignore[arg-type]
+    texts = models._texts()
     for each in (unet, *models._guests()):
         each.to(device)
-        if each is not text:  # convolutions run two to five times faster on the CPU, and on tensor cores, with channels innermost
+        if not any(each is text for text in texts):
+            # Convolutions run two to five times faster on the CPU, and on tensor cores, with channels innermost.
             each.to(memory_format=torch.channels_last)
     return models
 
 
-def _fits(model: str, unet: Any, text: Any, given: int, vae: str) -> None:
-    width, need = int(text.config.hidden_size), unet.config.cross_attention_dim
+def _fits(model: str, unet: Any, towers: Sequence[TextTower], given: int, vae: str) -> None:
+    width, need = sum(tower.width for tower in towers), unet.config.cross_attention_dim
     if width != need:
         raise UsageError(f"model {model}: the UNet expects text of width {need}, found a text encoder of width {width}")
     channels = int(unet.config.in_channels)
@@ -208,7 +241,7 @@ def _fits(model: str, unet: Any, text: Any, given: int, vae: str) -> None:
 
 
 def _net_fits(model: str, unet: Any, name: str, net: Any) -> None:
-    for key in ("cross_attention_dim", "block_out_channels", "layers_per_block", "in_channels"):
+    for key in ("cross_attention_dim", "block_out_channels", "layers_per_block", "in_channels", "addition_embed_type"):
         want, found = getattr(unet.config, key), getattr(net.config, key)
         if tuple(want) != tuple(found) if isinstance(want, list | tuple) else want != found:
             raise UsageError(

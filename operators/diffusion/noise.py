@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from operators.diffusion.text import slerp
+from operators.diffusion.interpolate import slerp
 
 if TYPE_CHECKING:
     import torch

@@ -50,24 +50,28 @@ class Reuse:
 
     def full(
         self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, extra: torch.Tensor | None, down: list[torch.Tensor] | None,
-        middle: torch.Tensor | None,
+        middle: torch.Tensor | None, added: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """The whole UNet, keeping what short steps need."""
         self.added = [] if down is None else down[: self.cut + 1]
         self.whole = True
         answer: torch.Tensor = self.unet(
-            given, t, cond, timestep_cond=extra, down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False
-        )[0]
+            given, t, cond, timestep_cond=extra, added_cond_kwargs=added, down_block_additional_residuals=down,
+            mid_block_additional_residual=middle, return_dict=False,
+        )[0]  # fmt: skip
         return answer
 
-    def shallow(self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, extra: torch.Tensor | None) -> torch.Tensor:
+    def shallow(
+        self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, extra: torch.Tensor | None,
+        added: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """The shallow layers alone, on the deep feature of the last full step."""
         import torch
 
         unet, self.whole = self.unet, False
         assert self.deep is not None
         time = unet.time_embedding(unet.get_time_embed(sample=given, timestep=t), extra)
-        told = unet.get_aug_embed(emb=time, encoder_hidden_states=cond, added_cond_kwargs={})
+        told = unet.get_aug_embed(emb=time, encoder_hidden_states=cond, added_cond_kwargs=added or {})
         time = time if told is None else time + told
         hidden = unet.conv_in(given)
         skips = [hidden]

@@ -45,6 +45,7 @@ SPACING: dict[Sampler, str] = {"ddim": "leading", "euler": "linspace", "euler_a"
 LCM_ORIGIN = 50  # the schedule that latent consistency models were distilled on
 LCM_SIGMA = 0.5  # sigma_data of the boundary condition
 LCM_TIME = 10.0  # its time scaling
+KARRAS_RHO = 7.0  # of the paper
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Noise:
     offset: int = 0
     alpha_one: bool = True
     lcm_origin: int = LCM_ORIGIN
+    karras: bool = False
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Noise:
@@ -76,6 +78,7 @@ class Noise:
             offset=int(config.get("steps_offset", 0)),
             alpha_one=bool(config.get("set_alpha_to_one", True)),
             lcm_origin=int(config.get("original_inference_steps", LCM_ORIGIN)),
+            karras=bool(config.get("use_karras_sigmas", False)),
         )
         for name, found, known in (
             ("beta_schedule", noise.shape, ("linear", "scaled_linear")),
@@ -193,7 +196,16 @@ def _sigmas(noise: Noise, sampler: Sampler, n: int) -> tuple[Vector, Vector]:
     if noise.zero_snr:
         alphas[-1] = 2.0**-24  # noise alone has no finite level: the largest that half precision can tell from it
     levels = np.sqrt((1 - alphas) / alphas)
-    return t, np.append(np.interp(t, np.arange(len(levels)), levels), 0.0)
+    sigmas = np.interp(t, np.arange(len(levels)), levels)
+    if noise.karras and sampler in ("euler", "dpm++"):
+        # From the highest level to the lowest, evenly in the rho-th root (2206.00364, equation 5). Euler keeps to the levels of its own
+        # timesteps, DPM++ to those of training, and rounds timesteps: so does diffusers.
+        high, low = (sigmas[0], sigmas[-1]) if sampler == "euler" else (levels[-1], levels[0])
+        root = np.linspace(high ** (1 / KARRAS_RHO), low ** (1 / KARRAS_RHO), n)
+        sigmas = root**KARRAS_RHO
+        t = np.interp(np.log(sigmas), np.log(levels), np.arange(len(levels)))
+        t = np.round(t) if sampler == "dpm++" else t
+    return t, np.append(sigmas, 0.0)
 
 
 def _euler(sampler: Sampler, noise: Noise, n: int) -> Table:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from annotated_types import Ge, Le  # what pydantic reads bounds from, without pydantic
-from typing_extensions import TypedDict
-
-from engine.errors import RunError, UsageError
+from engine.errors import RunError
 from engine.operator import HOST_RGB, Knob, Live, Operator, Range, operator
 from engine.payload import Image, Latent, Prompt
+from operators.diffusion.families import FamilyName
+from operators.diffusion.options import ControlNet, Cue, Embedding, Guidance, IPAdapter, Lora, Micro, Precision, ReuseSteps, Scheduler
+from operators.diffusion.reference import Reference
+from operators.diffusion.syntax import Syntax
 
 if TYPE_CHECKING:
     import torch
@@ -23,27 +24,6 @@ if TYPE_CHECKING:
     from operators.diffusion.models import Models
 
 EMBEDDED_STEPS = 2  # more cost time and likeness: bench/embedded_quality has one, two and four
-GUIDANCE_SCALE = {"cfg": 7.5, "rcfg-self": 1.4, "none": 1.0}
-DISTILLED_SCALE = 8.5  # for models that take the guidance scale as an input (latent consistency)
-
-
-class _ControlNetModel(TypedDict):
-    model: str
-
-
-class ControlNet(_ControlNetModel, total=False):
-    """One ControlNet: a folder or hub id, its scale, and the part of the executed steps it works in (0 to 1)."""
-
-    scale: Annotated[float, Ge(0), Le(4)]
-    start: Annotated[float, Ge(0), Le(1)]
-    end: Annotated[float, Ge(0), Le(1)]
-
-
-class ReuseSteps(TypedDict):
-    """Deep features are computed on every `every`-th step; `cut` layers stay shallow on the others."""
-
-    every: Annotated[int, Ge(1)]
-    cut: Annotated[int, Ge(0)]
 
 
 class Painted(NamedTuple):
@@ -55,11 +35,11 @@ class Painted(NamedTuple):
 
 @operator("diffusion.stream", gpu=True)
 class Stream(Operator):
-    """Paint one picture a frame with a Stable Diffusion 1.x/2.x class model, starting from what the last frame left.
+    """Paint one picture a frame with a model of the Stable Diffusion 1.x, 2.x or XL class, starting from what the last frame left.
 
     Ports. `control`: one condition picture (a skeleton, edges …) per entry of `controlnets`, in that order. `image`: a picture to start from.
     `carry`: the latent of an earlier frame, usually `NODE.latent@-1`. `prompt`: what to paint; its `blend` says over how many frames a change
-    arrives. All are optional, one at least must be connected.
+    arrives. `reference`: what diffusion.reference made, for `ip_adapters`. All are optional, one at least must be connected.
 
     Start of a frame. The source is the carried latent, the encoded `image`, or both mixed: carry_mix 1 is all carry, 0 all image.
     `strength` says how far the source is noised and painted again: of `steps` nominal steps, int(steps * strength) are executed, as
@@ -71,20 +51,35 @@ class Stream(Operator):
 
     Size. `width` and `height` (default: `size` at open) are what leaves the node. `size` is the short side worked at, never more than
     that of the output, rounded to what the model divides; moving it leaves the output's size as it is. Inputs are cut to the proportions of
-    the output (fit = "crop") or bent to them.
+    the output (fit = "crop") or bent to them. `micro` is SDXL's size conditioning (default: the working size, uncut).
+
+    Models. `model`, `vae` and those in `controlnets` are diffusers folders, ids in the hub's cache on this machine, or single files in the
+    published layout, safetensors only; a single model file takes configurations and tokenizers from the folder `base`, where given. The
+    family ("auto": by configurations and name) says what `scheduler`, `guidance`, guidance_scale, `steps` and clip_skip are where the graph
+    does not; see docs/models.md. `prediction` overrides what the model says it predicts, karras_sigmas the spacing of euler and dpm++.
 
     Guidance. "none": one pass a step. "cfg": classifier-free (arXiv 2207.12598), two passes a step. "rcfg-self": residual guidance against the
-    frame's source (arXiv 2312.12491), one pass. guidance_scale none: 7.5 for cfg, 1.4 for rcfg-self, 8.5 for latent consistency models,
-    which take it as an input whatever `guidance` says.
+    frame's source (arXiv 2312.12491), one pass. Latent consistency models take the scale as an input whatever `guidance` says.
+
+    Adapters. ControlNets work from `start` to `end` of the executed steps; control_scale, control_scales, control_starts and control_ends
+    move them live. `loras` are merged into the weights, lora_weights moves them live (text encoders too); fuse_loras frees the memory that
+    this takes. `ip_adapters` look at the pictures on `reference`, as strongly as reference_scale and reference_scales say. `embeddings` are
+    words of textual inversion.
+
+    Prompts. `syntax` says what brackets and signs mean ("weights": (word:1.3), [word], AND, BREAK; "compel": word++, (words)1.3,
+    ("a", "b").blend(…); "plain"). A weight that cannot be read is an error at open; in a prompt that arrives later it is told as
+    `prompt_weight`, and the text is taken as it stands. Texts longer than one chunk of 77 tokens take up to `chunks` of them. `schedule` has
+    prompts by frame or time, for when nothing is connected to `prompt`. A change arrives by `interpolation`: "slerp" keeps the length of
+    each token's encoding on the way, "lerp" is shorter in the middle.
 
     Drift. reset_every asks for a new epoch every so many frames; scene_cut does when the picture (`image`, else the first `control`) changes by
     more than this mean absolute difference (0..1, 0 = off), and that frame ignores the carry.
 
-    reuse = { every = 3, cut = 1 } computes deep features on every third step only (arXiv 2312.00858).
+    Cost. reuse = { every = 3, cut = 1 } computes deep features on every third step only (arXiv 2312.00858). vae_tiling and vae_slicing spare
+    memory in the autoencoder.
 
-    Models. `model`, `vae` and those in `controlnets` are diffusers folders or ids in the hub's cache on this machine, safetensors only.
-    With --embedded the model that ships stands in for all of them and is sampled as it was trained: by its own scheduler, at its native
-    size at most, without guidance or reuse, and in at most 2 nominal steps.
+    With --embedded the model that ships stands in for all models and is sampled as it was trained: by its own scheduler, at its native size
+    at most, without guidance, adapters or reuse, and in at most 2 nominal steps.
 
     Raises MissingError for a model that is not here, UsageError for one that does not fit or is a pickle, RunError where a picture is not
     finite even when started anew. torch.OutOfMemoryError passes through; `relieve` then keeps all but the UNet off the device between uses.
@@ -94,17 +89,33 @@ class Stream(Operator):
         self,
         *,
         model: str,
+        family: FamilyName = "auto",
+        base: str | None = None,
         controlnets: list[ControlNet] | None = None,
+        ip_adapters: list[IPAdapter] | None = None,
+        loras: list[Lora] | None = None,
+        fuse_loras: bool = False,
+        embeddings: list[Embedding] | None = None,
         vae: str | None = None,
-        scheduler: Literal["auto", "ddim", "euler", "euler_a", "dpm++", "lcm"] = "auto",
-        guidance: Literal["none", "cfg", "rcfg-self"] = "cfg",
+        vae_tiling: bool = False,
+        vae_slicing: bool = False,
+        scheduler: Scheduler = "auto",
+        karras_sigmas: bool | None = None,
+        prediction: Literal["auto", "epsilon", "v", "sample"] = "auto",
+        guidance: Guidance = "auto",
         reuse: ReuseSteps | None = None,
         width: Annotated[int | None, Range(64, 4096)] = None,
         height: Annotated[int | None, Range(64, 4096)] = None,
         fit: Literal["crop", "stretch"] = "crop",
-        dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
+        micro: Micro | None = None,
+        dtype: Precision = "auto",
         threads: Annotated[int, Range(0, 256)] = 0,
-        steps: Annotated[int, Knob(1, 60)] = 15,
+        syntax: Syntax = "weights",
+        chunks: Annotated[int, Range(1, 16)] = 4,
+        clip_skip: Annotated[int | None, Range(0, 8)] = None,
+        schedule: list[Cue] | None = None,
+        interpolation: Literal["slerp", "lerp"] = "slerp",
+        steps: Annotated[int | None, Knob(1, 60)] = None,
         size: Annotated[int, Knob(64, 2048)] = 512,
         strength: Annotated[float, Knob(0, 1)] = 0.6,
         carry_mix: Annotated[float, Live(0, 1)] = 0.5,
@@ -112,18 +123,28 @@ class Stream(Operator):
         guidance_scale: Annotated[float | None, Live(0, 50)] = None,
         control_scale: Annotated[float, Live(0, 4)] = 1.0,
         control_scales: Annotated[list[float] | None, Live()] = None,
+        control_starts: Annotated[list[float] | None, Live()] = None,
+        control_ends: Annotated[list[float] | None, Live()] = None,
+        reference_scale: Annotated[float, Live(0, 4)] = 1.0,
+        reference_scales: Annotated[list[float] | None, Live()] = None,
+        lora_weights: Annotated[list[float] | None, Live()] = None,
         prompt: Annotated[str, Live()] = "",
         negative: Annotated[str, Live()] = "",
         blend: Annotated[int, Live(0, 1000)] = 0,
         reset_every: Annotated[int, Live(0)] = 0,
         scene_cut: Annotated[float, Live(0, 1)] = 0.0,
     ) -> None:
-        self.model, self.controlnets, self.vae, self.scheduler = model, controlnets or [], vae, scheduler
-        self.guidance, self.reuse, self.width, self.height, self.fit = guidance, reuse, width, height, fit
-        self.dtype, self.threads = dtype, threads
+        self.model, self.family, self.base, self.controlnets, self.vae = model, family, base, controlnets or [], vae
+        self.ip_adapters, self.loras, self.fuse_loras, self.embeddings = ip_adapters or [], loras or [], fuse_loras, embeddings or []
+        self.vae_tiling, self.vae_slicing, self.micro = vae_tiling, vae_slicing, micro or {}
+        self.scheduler, self.karras_sigmas, self.prediction, self.guidance, self.reuse = scheduler, karras_sigmas, prediction, guidance, reuse
+        self.width, self.height, self.fit, self.dtype, self.threads = width, height, fit, dtype, threads
+        self.syntax, self.chunks, self.clip_skip, self.schedule, self.interpolation = syntax, chunks, clip_skip, schedule or [], interpolation
         self.steps, self.size, self.strength = steps, size, strength
         self.carry_mix, self.fresh_noise, self.guidance_scale = carry_mix, fresh_noise, guidance_scale
         self.control_scale, self.control_scales = control_scale, control_scales
+        self.control_starts, self.control_ends = control_starts, control_ends
+        self.reference_scale, self.reference_scales, self.lora_weights = reference_scale, reference_scales, lora_weights
         self.prompt, self.negative, self.blend = prompt, negative, blend
         self.reset_every, self.scene_cut = reset_every, scene_cut
         self.models: Models | None = None
@@ -143,53 +164,45 @@ class Stream(Operator):
         """Load, check and place the modules. See the class for what is raised."""
         import torch
 
+        from operators.diffusion.build import adapted, prepared
+        from operators.diffusion.conditioning import Conditioning
+        from operators.diffusion.controls import Controls
+        from operators.diffusion.cues import Schedule
+        from operators.diffusion.guide import Guide
         from operators.diffusion.loop import Loop
         from operators.diffusion.noise import Noise
         from operators.diffusion.pixels import Intake, Outlet
         from operators.diffusion.reuse import Reuse
-        from operators.diffusion.text import Conditioning, Encoder
+        from operators.diffusion.syntax import parse
+        from operators.diffusion.text import Encoder
 
         super().open(site)
         if self.threads:
             torch.set_num_threads(self.threads)
+        self._cues = Schedule(self.schedule)
+        for text in (self.prompt, self.negative, *(words for cue in self._cues.said for words in (cue.text, cue.negative))):
+            parse(text, self.syntax)
         self._output = (self.height or self.size, self.width or self.size)
         models = self.models = self._load(torch.device(site.device))
+        recipe = models.recipe
         self._sampler = models.sampler if self.scheduler == "auto" or site.embedded else self.scheduler
+        self._guide = Guide(models, self._sampler, self.guidance)
         reuse = None if site.embedded or self.reuse is None else Reuse(models.unet, **self.reuse)
+        self._loras, self._looks = adapted(self, models)
         self._loop = Loop(models, reuse)
-        self._conditioning = Conditioning(Encoder(models, site.event))
+        skip = recipe.clip_skip if self.clip_skip is None else self.clip_skip
+        encoder = Encoder(models, site.event, syntax=self.syntax, chunks=1 if site.embedded else self.chunks, skip=skip)
+        self._conditioning = Conditioning(encoder, self.interpolation)
         self._noise = Noise(models.device)
         self._image = Intake(models.device, models.coder.dtype, -1.0, self.fit)
-        self._controls = [Intake(models.device, models.dtype, 0.0, self.fit) for _ in models.nets]
-        self._features: list[torch.Tensor | None] = [None] * len(models.nets)
-        self._scales = [torch.zeros((), device=models.device) for _ in models.nets]
-        self._scale_values = [0.0] * len(models.nets)
+        self._controls = Controls(models, self.fit)
         self._outlet = Outlet()
-        self._rows: dict[tuple[Any, ...], Any] = {}
-        self._extra: tuple[float, torch.Tensor] | None = None
-        self._distilled = models.unet.config.time_cond_proj_dim
-        dtype = str(models.dtype).removeprefix("torch.")
-        site.event("model", name="embedded" if site.embedded else self.model, sampler=self._sampler, dtype=dtype)
+        prepared(self, models)
 
     def _load(self, device: torch.device) -> Models:
-        import torch
+        from operators.diffusion.build import load_for
 
-        from operators.diffusion.models import load, load_embedded
-        from operators.diffusion.tune import precision
-
-        kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-        auto = torch.float32 if device.type == "cpu" else torch.float16
-        dtype = kinds.get(self.dtype, auto)
-        if self.site.embedded:
-            models = load_embedded(self.controlnets, device=device, dtype=dtype)
-        else:
-            models = load(self.model, self.controlnets, self.vae, device=device, dtype=dtype)
-        if self.dtype == "auto" and device.type == "cpu":
-            height, width = self._working(models)
-            shape = (1, models.channels, height // models.fold, width // models.fold)
-            text = models.text.config
-            models.cast(kinds[precision(models.unet, shape, int(text.hidden_size), int(text.max_position_embeddings))])
-        return models
+        return load_for(self, device)
 
     def reset(self) -> None:
         """Drop what belongs to the epoch: the rest of a prompt's blend, fixed noise, kept features, the scene to compare with."""
@@ -198,14 +211,12 @@ class Stream(Operator):
         self._age = 0
         self._conditioning.reset()
         self._image.forget()
-        for intake in self._controls:
-            intake.forget()
-        self._features = [None] * len(self._features)
+        self._controls.forget()
         if self._loop.reuse is not None:
             self._loop.reuse.forget()
 
     def relieve(self) -> bool:
-        """Keep text encoder, autoencoder and ControlNets off the device between uses."""
+        """Keep text encoders, autoencoder and ControlNets off the device between uses."""
         return self.models is not None and self.models.relieve()
 
     def restore(self) -> None:
@@ -215,7 +226,7 @@ class Stream(Operator):
 
     def close(self) -> None:
         self.models = None
-        for name in ("_loop", "_conditioning", "_noise", "_features", "_image", "_controls", "_rows"):
+        for name in ("_loop", "_conditioning", "_noise", "_image", "_controls", "_guide", "_loras", "_looks"):
             self.__dict__.pop(name, None)
 
     # ---- a frame
@@ -226,31 +237,46 @@ class Stream(Operator):
         image: Annotated[Image | None, HOST_RGB] = None,
         carry: Latent | None = None,
         prompt: Prompt | None = None,
+        reference: list[Reference] | None = None,
     ) -> Painted:
         import torch
 
         models = self.models
         assert models is not None
         with torch.inference_mode():
-            size = self._working(models)
+            at, size = (self.site.epoch, self.site.seq), self._working(models)
+            if self._loras is not None:
+                self._blend_loras()
             rows, guided = self._table()
-            said = (prompt.text, prompt.negative or self.negative, prompt.blend) if prompt else (self.prompt, self.negative, self.blend)
-            cond = self._conditioning(*said, guided, (self.site.epoch, self.site.seq))
-            controls, change = self._condition(control or [], size)
+            heard = self._conditioning(*self._said(prompt), guided, at)
+            if self._looks is not None:
+                self._looks.take(reference or [], self.reference_scale, self.reference_scales, guided)
+            if self.control_starts or self.control_ends or self._controls.moved:
+                self._controls.part(self.control_starts, self.control_ends)
+            controls, change = self._controls.take(control or [], size, at, self.control_scale, self.control_scales)
             if image is not None:
-                change = self._image.take(image, size, (self.site.epoch, self.site.seq))
+                change = self._image.take(image, size, at)
             if self._cut(change):
                 carry = None
             source = self._source(carry, image, size)
-            picture, latent = self._paint(rows, source, size, cond, controls)
+            added = None if heard.pooled is None else self._conditioning.added(heard, self._sizes(size))
+            picture, latent = self._paint(rows, source, size, heard.text, controls, added)
         self._age += 1
         if self.reset_every and self._age == self.reset_every:
             self.site.request_reset("drift")
         return Painted(picture, Latent(latent.clone()))
 
+    def _said(self, prompt: Prompt | None) -> tuple[str, str, int]:
+        """Text, negative text and blend: of the port, else of the schedule, else of the parameters."""
+        if prompt:
+            return prompt.text, prompt.negative or self.negative, prompt.blend
+        cue = self._cues.at(self.site.seq, self.site.pts) if self._cues.points else None
+        return (cue.text, cue.negative or self.negative, cue.blend) if cue else (self.prompt, self.negative, self.blend)
+
     def _paint(
-        self, rows: Any, source: torch.Tensor | None, size: tuple[int, int], cond: torch.Tensor, controls: list[Any]
-    ) -> tuple[Image, torch.Tensor]:
+        self, rows: Any, source: torch.Tensor | None, size: tuple[int, int], cond: torch.Tensor, controls: list[Any],
+        added: dict[str, torch.Tensor] | None,
+    ) -> tuple[Image, torch.Tensor]:  # fmt: skip
         """Denoise and decode; once more from noise alone where the result is not finite."""
         from operators.diffusion.schedule import executed
 
@@ -259,9 +285,9 @@ class Stream(Operator):
         while True:
             run = rows.n if source is None else executed(rows.n, self.strength)
             if run:
-                noise = self._draw(rows, models, size)
+                noise, extra = self._draw(rows, models, size), self._guide.input(self.guidance_scale)
                 with models.use(*(c.net.module for c in controls)):
-                    latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, self._guidance_input(), self.site.check)
+                    latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, extra, self.site.check, added)
             else:
                 latent = source
             picture = self._outlet.emit(models.decode(latent), latent, self._output, self.site)
@@ -285,72 +311,29 @@ class Stream(Operator):
 
     def _table(self) -> tuple[Any, bool]:
         """Rows for the present steps and guidance, and whether a step takes two passes."""
-        from operators.diffusion.schedule import Rows, table
-
         models = self.models
         assert models is not None
-        steps, guidance, scale = self.steps, self.guidance, self._guidance_scale()
+        steps = self.steps or models.recipe.steps
         if self.site.embedded:
-            steps, guidance = min(steps, EMBEDDED_STEPS), "none"
-        if self._distilled or scale <= 1:
-            guidance = "none"
-        key = (steps, guidance, scale if guidance != "none" else 1.0)
-        if key not in self._rows:
-            if len(self._rows) >= 64:
-                self._rows.pop(next(iter(self._rows)))
-            self._rows[key] = Rows(table(self._sampler, models.noise, steps), guidance, scale, models.device)
-        return self._rows[key], guidance == "cfg"
+            return self._guide.rows(min(steps, EMBEDDED_STEPS), self.guidance_scale, plain=True)
+        return self._guide.rows(steps, self.guidance_scale)
 
-    def _guidance_scale(self) -> float:
-        if self.guidance_scale is not None:
-            return self.guidance_scale
-        return DISTILLED_SCALE if self._distilled else GUIDANCE_SCALE[self.guidance]
+    def _sizes(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """SDXL's size conditioning: original, crop, target, height first."""
+        micro = self.micro
+        return (*micro.get("original", size), *micro.get("crop", (0, 0)), *micro.get("target", size))
 
-    def _guidance_input(self) -> torch.Tensor | None:
-        """The sinusoidal embedding of the guidance scale that distilled models take (arXiv 2310.04378, 4.2), or None."""
-        import torch
-
-        models = self.models
-        if not self._distilled or models is None:
-            return None
-        scale = self._guidance_scale()
-        if self._extra is None or self._extra[0] != scale:
-            half = self._distilled // 2
-            pace = torch.exp(torch.arange(half, dtype=torch.float32) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
-            angle = (scale - 1.0) * 1000.0 * pace
-            self._extra = (scale, torch.cat([angle.sin(), angle.cos()])[None].to(models.device, models.dtype))
-        return self._extra[1]
-
-    def _condition(self, pictures: list[Image], size: tuple[int, int]) -> tuple[list[Any], float | None]:
-        """The ControlNets that take part, with their embedded pictures, and how much the first picture changed."""
-        from operators.diffusion.loop import Control
-
-        models = self.models
-        assert models is not None
-        if pictures and len(pictures) != len(models.nets):
-            raise UsageError(
-                f"control: expected {len(models.nets)} pictures, one per entry of controlnets, found {len(pictures)}",
-                fix="connect one condition for each ControlNet, in the same order",
-            )
-        found: list[Control] = []
-        change: float | None = None
-        for n, picture in enumerate(pictures):
-            net, intake = models.nets[n], self._controls[n]
-            moved = intake.take(picture, size, (self.site.epoch, self.site.seq))
-            change = moved if n == 0 else change
-            feature = self._features[n]
-            if moved is not None or feature is None:
-                self._features[n] = None  # should memory run out here, the frame is tried again and must not find the last one's
-                with models.use(net.embedding):
-                    feature = self._features[n] = net.embed(intake.tensor)  # type: ignore[arg-type]
-            scales = self.control_scales
-            scale = self.control_scale * (scales[n] if scales and n < len(scales) else net.scale)
-            if scale != self._scale_values[n]:
-                self._scale_values[n] = scale
-                self._scales[n].fill_(scale)
-            if scale:
-                found.append(Control(net, feature, self._scales[n]))
-        return found, change
+    def _blend_loras(self) -> None:
+        """Merge LoRAs anew where their weights were moved."""
+        loras, said = self._loras, self.lora_weights
+        weights = [said[n] if said and n < len(said) else float(wish.get("weight", 1.0)) for n, wish in enumerate(self.loras)]
+        text = loras.set(weights)
+        if text is None:
+            return
+        if text:
+            self._conditioning.forget()
+        if self._loop.reuse is not None:
+            self._loop.reuse.forget()
 
     def _cut(self, change: float | None) -> bool:
         here = (self.site.epoch, self.site.seq)

@@ -119,6 +119,24 @@ def passes(params: dict[str, Any], strength: float) -> tuple[int, int]:
     return full, run - full
 
 
+def settle(params: dict[str, Any], model: str, family: Family) -> None:
+    """Fill in the steps and guidance that the graph leaves to the family: from the model's files where they are here, else its name."""
+    from engine.errors import EngineError
+    from operators.diffusion import checkpoint
+    from operators.diffusion.families import settled
+
+    try:
+        path = checkpoint.locate(model)
+        unet, scheduler = checkpoint.config(path / "unet", model), checkpoint.config(path / "scheduler", model, "scheduler_config.json")
+    except EngineError:
+        unet = {"addition_embed_type": "text_time"} if family is SDXL else {"cross_attention_dim": 1024 if family is SD2 else 768}
+        scheduler = {"_class_name": "LCMScheduler"} if "lcm" in model.lower() else {}
+    try:
+        params["steps"], params["guidance"] = settled(params, unet, scheduler)
+    except EngineError:  # what does not fit together is told when it is opened
+        params["steps"], params["guidance"] = params.get("steps") or 15, "none" if params.get("guidance") == "none" else "cfg"
+
+
 def outlook(asked: Asked) -> Outlook | None:
     """See engine.outlook. The least strength and the least steps give the least; nothing is said of the embedded model, which is tiny."""
     if asked.embedded:
@@ -126,6 +144,7 @@ def outlook(asked: Asked) -> Outlook | None:
     params: dict[str, Any] = dict(asked.params)
     model, nets = str(params["model"]), params.get("controlnets") or []
     family, known = family_of(model)
+    settle(params, model, family)
     side = int(params["size"])
     height, width = int(params.get("height") or side), int(params.get("width") or side)
     side = min(side, height, width)

@@ -44,14 +44,14 @@ class Checkpoints:
         return str(self.root / "taesd")
 
 
-def tokenizer(folder: Path) -> None:
-    """A CLIP tokenizer that spells: one token a byte, no merges."""
+def tokenizer(folder: Path, pad: str = "<|endoftext|>") -> None:
+    """A CLIP tokenizer that spells: one token a byte, no merges. `pad`: the token that fills up."""
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
     letters = [chr(c) for c in range(33, 127)] + [chr(c) for c in range(161, 173)] + [chr(c) for c in range(174, 256)]
     letters += [chr(256 + n) for n in range(256 - len(letters))]
     vocab = {token: i for i, token in enumerate([*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"])}
-    CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77).save_pretrained(folder)
+    CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, pad_token=pad).save_pretrained(folder)
 
 
 def _perturb(module: Any, scale: float = 0.2) -> None:

@@ -47,7 +47,7 @@ def test_inputs_are_fitted(fit: str) -> None:
     wide[:, 32:96] = 255
     with stream(fit=fit) as bench:
         bench([Image(wide)])
-        seen = bench.operator._controls[0].tensor[0, 0]
+        seen = bench.operator._controls.intakes[0].tensor[0, 0]
     assert float(seen[:, 0].mean()) == pytest.approx(1.0 if fit == "crop" else 0.0, abs=0.02)
     assert float(seen[:, 32].mean()) == pytest.approx(1.0, abs=0.02)
 
@@ -180,7 +180,7 @@ def test_relieved_modules_are_away_between_uses(monkeypatch: pytest.MonkeyPatch)
     """On one device nothing moves, so moves are written down: in before, out after, and the UNet never."""
     with stream() as bench:
         models = bench.operator.models
-        names = {id(models.unet): "unet", id(models.coder.module): "vae", id(models.text): "text", id(models.nets[0].module): "control"}
+        names = {id(models.unet): "unet", id(models.coder.module): "vae", id(models.towers[0].module): "text", id(models.nets[0].module): "control"}
         moves: list[tuple[str, str]] = []
         plain = torch.nn.Module.to
 

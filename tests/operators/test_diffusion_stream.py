@@ -272,7 +272,7 @@ def test_noise_between_fixed_and_fresh_keeps_its_length() -> None:
 
 def test_a_changed_prompt_is_blended_in() -> None:
     def cond(bench: Bench) -> Any:
-        return bench.operator._conditioning.value.clone()
+        return bench.operator._conditioning.value.text.clone()
 
     with stream() as bench:
         bench(skeleton(), prompt=Prompt("red"))
@@ -297,12 +297,12 @@ def test_a_prompt_that_changes_on_its_way_leaves_from_where_it_is() -> None:
         bench(skeleton(), prompt=Prompt("red"))
         for _ in range(3):
             bench(skeleton(), prompt=Prompt("blue", blend=4))
-        before = bench.operator._conditioning.value.clone()
+        before = bench.operator._conditioning.value.text.clone()
         bench(skeleton(), prompt=Prompt("green", blend=100))
-        assert float((bench.operator._conditioning.value - before).norm()) < 0.05 * float(before.norm())
+        assert float((bench.operator._conditioning.value.text - before).norm()) < 0.05 * float(before.norm())
         bench.new_epoch()
         bench(skeleton(), prompt=Prompt("green", blend=100))
-        assert torch.equal(bench.operator._conditioning.value, bench.operator._conditioning.target)
+        assert torch.equal(bench.operator._conditioning.value.text, bench.operator._conditioning.target.text)
 
 
 def test_text_is_encoded_once_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_the_parameter_is_used_where_no_prompt_is_connected() -> None:
 
 
 def test_words_that_do_not_fit_are_reported() -> None:
-    with stream(prompt="z" * 100) as bench:
+    with stream(prompt="z" * 100, chunks=1) as bench:
         bench(skeleton())
     (facts,) = [facts for what, facts in bench.events if what == "prompt_cut"]
     assert facts["limit"] == 77

@@ -1,0 +1,83 @@
+"""The tables that parameters of the diffusion operators take in a graph file: data only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, Len  # what pydantic reads bounds from, without pydantic
+from typing_extensions import TypedDict
+
+from operators.diffusion.families import LoraKind
+
+Size = Annotated[list[int], Len(2, 2)]
+
+
+class _Named(TypedDict):
+    model: str
+
+
+class ControlNet(_Named, total=False):
+    """One ControlNet: a folder, hub id or safetensors file, its scale, and the part of the executed steps it works in (0 to 1)."""
+
+    scale: Annotated[float, Ge(0), Le(4)]
+    start: Annotated[float, Ge(0), Le(1)]
+    end: Annotated[float, Ge(0), Le(1)]
+
+
+class Lora(_Named, total=False):
+    """One LoRA: a safetensors file, or a folder or hub id with `file` in it. `kind` "lcm", "hyper" or "lightning" changes the schedule that
+    `auto` takes; "auto" goes by the name."""
+
+    file: str
+    weight: Annotated[float, Ge(-4), Le(4)]
+    kind: LoraKind
+
+
+class IPAdapter(_Named, total=False):
+    """One IP-Adapter: a safetensors file, or a folder or hub id with `file` in it, and its scale."""
+
+    file: str
+    scale: Annotated[float, Ge(0), Le(4)]
+
+
+class _Token(_Named):
+    token: str
+
+
+class Embedding(_Token, total=False):
+    """A textual-inversion embedding (safetensors) and the word in a prompt that stands for it."""
+
+    file: str
+
+
+class ReuseSteps(TypedDict):
+    """Deep features are computed on every `every`-th step; `cut` layers stay shallow on the others."""
+
+    every: Annotated[int, Ge(1)]
+    cut: Annotated[int, Ge(0)]
+
+
+class _Text(TypedDict):
+    text: str
+
+
+class Cue(_Text, total=False):
+    """One entry of a schedule: from `frame` (ordinal of the source) or `time` (seconds) on, paint `text`; it arrives over `blend` frames."""
+
+    frame: Annotated[int, Ge(0)]
+    time: Annotated[float, Ge(0)]
+    negative: str
+    blend: Annotated[int, Ge(0), Le(1000)]
+
+
+class Micro(TypedDict, total=False):
+    """SDXL's size conditioning, [height, width] each: the size a training picture had, where it was cut, and the size aimed at."""
+
+    original: Size
+    crop: Size
+    target: Size
+
+
+Scheduler = Literal["auto", "ddim", "euler", "euler_a", "dpm++", "lcm"]
+Guidance = Literal["auto", "none", "cfg", "rcfg-self"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]

@@ -1,0 +1,179 @@
+"""diffusion.reference: pictures as tokens that an IP-Adapter looks at, computed once per picture and never on the lane that paints.
+
+Invariant: pictures that are byte for byte those of the last call give the same payload object, and no network runs.
+It knows image encoders and projections, not UNets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from engine.errors import UsageError
+from engine.operator import HOST_RGB, Operator, operator
+from engine.payload import Array, Image, Payload
+from operators.diffusion.options import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.site import Site
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference(Payload):
+    """Pictures as an IP-Adapter sees them.
+
+    `tokens`: (pictures, tokens, width). `blank`: the same for pictures that show nothing, which guidance sets against them.
+    `adapter`: fingerprint of the projection that made them; only that adapter can read them.
+    """
+
+    tokens: Array
+    blank: Array
+    adapter: str
+
+    def __repr__(self) -> str:
+        return f"Reference({tuple(self.tokens.shape)} for {self.adapter})"
+
+
+def fingerprint(projection: dict[str, Any]) -> str:
+    """A short name for the weights of a projection: eight hexadecimal digits."""
+    import zlib
+
+    import torch
+
+    total = 0
+    for key in sorted(projection):
+        data = projection[key].detach().to("cpu", torch.float32).contiguous()
+        total = zlib.crc32(data.flatten()[:: max(1, data.numel() // 4096)].numpy().tobytes(), zlib.crc32(key.encode(), total))
+    return f"{total:08x}"
+
+
+@operator("diffusion.reference", lane="slow", gpu=True)
+class MakeReference(Operator):
+    """Tokens of one or several reference pictures for an IP-Adapter: connect it to `reference` of diffusion.stream.
+
+    `adapter`: the IP-Adapter (base, plus, plus-face or full-face), as in `ip_adapters` of the stream; `file`: where it is in a repository.
+    `encoder`: the CLIP vision model that it was trained with, a folder or hub id, `encoder_folder` in it (such as "models/image_encoder").
+
+    It runs on the slow lane: a reference may change at any time and is taken up when it is ready; until then the stream paints with the
+    last one. With --embedded there is no adapter, and the reference that comes out is empty.
+
+    Raises MissingError for what is not on this machine, UsageError for what does not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        adapter: str,
+        encoder: str,
+        file: str | None = None,
+        encoder_folder: str | None = None,
+        dtype: Precision = "auto",
+    ) -> None:
+        self.adapter, self.encoder, self.file, self.encoder_folder, self.dtype = adapter, encoder, file, encoder_folder, dtype
+        self._made: Reference | None = None
+        self._pictures: list[Any] = []
+        self._network: Any = None
+        self._away = False
+
+    def open(self, site: Site) -> None:
+        import torch
+
+        super().open(site)
+        self.device = torch.device(site.device)
+        if site.embedded:
+            return
+        kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        dtype = kinds.get(self.dtype, torch.float32 if self.device.type == "cpu" else torch.float16)
+        from operators.diffusion import checkpoint, ipadapter
+
+        found = ipadapter.find(self.adapter, self.file)
+        folder = checkpoint.locate_folder(self.encoder)
+        folder = folder / self.encoder_folder if self.encoder_folder else folder
+        self._name = fingerprint(found.projection)
+        self._network = checkpoint.module("CLIPVisionModelWithProjection", folder, self.encoder, dtype).to(self.device)
+        self._projection = _projection(found.projection, found.name).to(self.device, dtype).eval().requires_grad_(False)
+        self._plain = "proj.weight" in found.projection  # the base kind reads one vector a picture, the others every patch
+        self._check(found.projection)
+        self._processor = _processor(folder, self._network)
+
+    def _check(self, projection: dict[str, Any]) -> None:
+        settings = self._network.config
+        need = projection["proj.weight" if self._plain else "proj.0.weight" if "proj.0.weight" in projection else "proj_in.weight"].shape[1]
+        have = settings.projection_dim if self._plain else settings.hidden_size
+        if need != have:
+            raise UsageError(
+                f"ip-adapter {self.adapter}: expected picture features of width {need}, found {have} in the encoder {self.encoder}",
+                fix="take the image encoder that comes with the adapter (models/image_encoder; sdxl_models/image_encoder)",
+            )
+
+    def __call__(self, image: Annotated[list[Image], HOST_RGB]) -> Reference:
+        import numpy as np
+
+        pictures = [each.data for each in image]
+        known = self._pictures if len(self._pictures) == len(pictures) else []
+        if self._made is not None and known and all(np.array_equal(a, b) for a, b in zip(pictures, known, strict=True)):
+            return self._made
+        self._made = self._look(pictures)
+        self._pictures = [np.array(each) for each in pictures]
+        return self._made
+
+    def _look(self, pictures: list[Any]) -> Reference:
+        import torch
+
+        if self._network is None:
+            nothing = torch.zeros(len(pictures), 0, 1)
+            return Reference(nothing, nothing, "")
+        with torch.inference_mode():
+            if self._away:
+                self._network.to(self.device)
+            pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self.device, self._network.dtype)
+            if self._plain:
+                seen = self._network(pixels).image_embeds
+                blank = torch.zeros_like(seen)
+            else:
+                seen, blank = (self._network(x, output_hidden_states=True).hidden_states[-2] for x in (pixels, torch.zeros_like(pixels)))
+            tokens, empty = self._projection(seen), self._projection(blank)
+            if self._away:
+                self._network.to("cpu")
+        return Reference(tokens.clone(), empty.clone(), self._name)
+
+    def relieve(self) -> bool:
+        """Keep the image encoder off the device between references."""
+        if self._network is None or self._away:
+            return False
+        self._away = True
+        self._network.to("cpu")
+        return True
+
+    def restore(self) -> None:
+        if self._network is not None and self._away:
+            self._network.to(self.device)
+        self._away = False
+
+    def close(self) -> None:
+        self._network = self._made = None
+        self._pictures = []
+        self.__dict__.pop("_projection", None)
+
+
+def _projection(state: dict[str, torch.Tensor], name: str) -> Any:
+    """The module that turns picture features into tokens, from a file of any of the four kinds: diffusers knows them by their tensors."""
+    from diffusers.loaders.unet import UNet2DConditionLoadersMixin
+
+    try:
+        return UNet2DConditionLoadersMixin()._convert_ip_adapter_image_proj_to_diffusers(dict(state), low_cpu_mem_usage=False)
+    except (KeyError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"ip-adapter {name}: its projection is of no known kind: {reason}", fix="fetch the file again") from error
+
+
+def _processor(folder: Any, network: Any) -> Any:
+    """Cut and scaled as the encoder was trained: its own settings where they are there, CLIP's at its size where not."""
+    from transformers import CLIPImageProcessor
+
+    if (folder / "preprocessor_config.json").is_file():
+        return CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    side = int(network.config.image_size)
+    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
