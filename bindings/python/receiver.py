@@ -6,6 +6,7 @@ new `run` a publisher that was started again; each frame that goes on knows of w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -20,6 +21,9 @@ from zmq.utils.monitor import parse_monitor_message
 from . import decode, wire
 from .frame import Frame
 from .shm import Overwritten, Rings
+
+
+RETRY_MS = 1500
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Receiver:
         self.end: wire.End | None = None
         self.heard = float("-inf")
         self.connected = False
+        self._cut: float | None = None  # when the connection was lost
         self.trouble = ""
         self.ages: deque[tuple[float, float, float]] = deque(maxlen=512)  # monotonic s of arrival, age ms, transit ms
         self.rings = Rings()
@@ -129,9 +134,15 @@ class Receiver:
             poller.register(one, zmq.POLLIN)
         try:
             while True:
-                ready = dict(poller.poll())
+                ready = dict(poller.poll(None if self._cut is None else RETRY_MS))
                 if stop in ready:
                     return
+                if self._cut is not None and time.monotonic() - self._cut > RETRY_MS / 1000:
+                    # After what it takes for a breach of protocol (a message above the limit) ZeroMQ does not try again by itself.
+                    with contextlib.suppress(zmq.ZMQError):
+                        socket.disconnect(self.url)
+                    socket.connect(self.url)
+                    self._cut = time.monotonic()
                 if monitor in ready:
                     self._connection(parse_monitor_message(monitor.recv_multipart()))
                 if socket in ready:
@@ -152,9 +163,9 @@ class Receiver:
     def _connection(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.connected, self.trouble = True, ""
+            self.connected, self.trouble, self._cut = True, "", None
         elif kind == zmq.EVENT_DISCONNECTED:
-            self.connected = False
+            self.connected, self._cut = False, time.monotonic()
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self.trouble = "the publisher does not know our key: it is not on its list"
         else:

@@ -80,10 +80,13 @@ def test_a_frame_overwritten_while_it_is_read(ring: Ring, rings: Rings) -> None:
     """Also under a lease: one that has run out protects nothing, and the reader learns of it."""
     place = ring.write(0, flat(0))
     assert place is not None
-    with pytest.raises(Overwritten), rings.lease(place, "uint8", SHAPE):
-        ring._rows[:, 2] = time.time_ns() - 1  # a second later
-        for mark in range(1, 4):
-            ring.write(mark, flat(mark))
+    lease = rings.lease(place, "uint8", SHAPE)
+    lease.__enter__()
+    ring._rows[:, 2] = time.time_ns() - 1  # a second later
+    for mark in range(1, 4):
+        ring.write(mark, flat(mark))
+    with pytest.raises(Overwritten):
+        lease.__exit__(None, None, None)
 
 
 def test_a_lease_keeps_the_frame(ring: Ring, rings: Rings) -> None:
@@ -118,10 +121,13 @@ def test_a_lease_of_the_far_future_is_none(ring: Ring, rings: Rings) -> None:
     """Nobody can hold a slot for ever by writing a large number."""
     place = ring.write(0, flat(0))
     assert place is not None
-    with pytest.raises(Overwritten), rings.lease(place, "uint8", SHAPE):
-        ring._rows[:, 2] = 2**63 - 1
-        for mark in range(1, 4):
-            assert ring.write(mark, flat(mark)) is not None
+    lease = rings.lease(place, "uint8", SHAPE)
+    lease.__enter__()
+    ring._rows[:, 2] = 2**63 - 1
+    for mark in range(1, 4):
+        assert ring.write(mark, flat(mark)) is not None
+    with pytest.raises(Overwritten):
+        lease.__exit__(None, None, None)
 
 
 def test_never_half_a_frame(ring: Ring, rings: Rings) -> None:
@@ -256,8 +262,8 @@ sys.stdin.read()
 @pytest.mark.parametrize("everyone", [False, True], ids=["it alone", "with its resource tracker"])
 def test_a_publisher_that_is_killed_leaves_no_ring(everyone: bool) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    peer = subprocess.Popen([sys.executable, "-c", WRITE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
-    with peer:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", WRITE], **pipes, text=True, env=env, start_new_session=True) as peer:
         assert peer.stdout is not None
         name = peer.stdout.readline().strip()
         assert name in shm.names()
