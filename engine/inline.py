@@ -48,6 +48,7 @@ class Inline:
             if (error := self._open(self._lanes)) is not None:
                 session.fail(error)
             if not session.errors:
+                session.opened = True
                 self._hold_back()
                 self._loop(tick, tick_s)
         finally:
@@ -85,7 +86,7 @@ class Inline:
                 continue
             if self._ends and self._ends[0][0] <= self.clock.now():
                 heapq.heappop(self._ends)[2]()
-                session.governing.tick()
+                session.beat()
                 if tick is not None:
                     tick(session)
             elif self._start_node() or self._start_source():
@@ -95,6 +96,7 @@ class Inline:
             elif self._due:
                 self._repeat()
             elif session.paused and not session.draining.is_set():
+                session.beat()
                 self.clock.advance(round(tick_s * 1e9))  # nothing happens until somebody resumes: from the tick, or from another thread
                 if tick is not None:
                     tick(session)

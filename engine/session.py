@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.build import build
@@ -21,9 +21,11 @@ from engine.channel import Channel
 from engine.clock import Clock, RealClock, StepClock
 from engine.compile import altered
 from engine.control import Governing
+from engine.describe import describe, values
 from engine.diff import FIXED
 from engine.errors import EngineError, RunError, UsageError
 from engine.gate import Gate
+from engine.health import Health, look, signs_of
 from engine.ladder import Rung
 from engine.lane import Lane
 from engine.memory import MemoryPlan
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from engine.inline import Inline
     from engine.threads import Threads
 
+LOOK_NS = 100_000_000  # between two looks at the state
 MEASURED = 20_000  # frames of which a node's numbers are kept
 
 
@@ -87,6 +90,10 @@ class Session:
         self.reloads: deque[tuple[Plan, Receipt]] = deque()
         self.past = Past()
         self.runner: Inline | Threads | None = None
+        self.opened = self.over = False
+        self.lost: dict[str, str] = {}  # sources that have said that their stream is gone, to why
+        self.health = Health()
+        self._looked = 0
         self.device = "cpu"
         self.memory: MemoryPlan | None = None
         self.tap: Tap | None = None
@@ -119,9 +126,10 @@ class Session:
         try:
             runner.run(tick, tick_s)
         finally:
-            self.stopped = self.clock.now()
+            self.stopped, self.over = self.clock.now(), True
             for gate in self.gates.values():
                 gate.close()
+            self.look()
             reason = "the run ended before a frame came that it could land on"
             for _, receipt in self.reloads:
                 self.changing.post(receipt, "failed", reason=reason)
@@ -299,6 +307,10 @@ class Session:
     def event(self, what: str, node: str, seq: int, **facts: Any) -> None:
         """Put an event into the log."""
         event = {"at": self.clock.now(), "what": what, "node": node, "seq": seq, **facts}
+        if what == "lost":
+            self.lost[node] = str(facts.get("why", "it said so"))
+        elif what == "reconnected":
+            self.lost.pop(node, None)
         self.events.append(event)
         if self.tap is not None:
             self.tap.event(event)
@@ -348,7 +360,33 @@ class Session:
             if path not in self.outputs:
                 self.outputs.append(path)
 
-    # ---- what the live view reads
+    # ---- what whoever looks on reads; from any thread
+
+    @property
+    def state(self) -> str:
+        """loading, online, degraded_input, degraded_inference, error or stopped; `health.reasons` says why."""
+        return self.health.state
+
+    def describe(self) -> dict[str, Any]:
+        """The graph as plain values: nodes with their parameters (JSON Schema, value, live, knob, fed), inputs, outputs; edges, knobs."""
+        return describe(self)
+
+    def values(self, paths: Iterable[str] | None = None) -> dict[str, Any]:
+        """Path to the value in force, of all parameters and settable inputs or of `paths`. Raises ParamError for paths that do not exist."""
+        return values(self, paths)
+
+    def beat(self) -> None:
+        """Called often by the executor, from one thread: the governor decides, and the state follows what can be seen."""
+        self.governing.tick()
+        if self.clock.now() - self._looked >= LOOK_NS:
+            self.look()
+
+    def look(self) -> None:
+        """Bring `health` up to date; every change of the state is an event."""
+        self._looked = self.clock.now()
+        before, self.health = self.health, look(self.health, signs_of(self))
+        if before.state != self.health.state:
+            self.event("state", "", -1, state=self.health.state, before=before.state, reasons=list(self.health.reasons))
 
     def knobs(self) -> dict[str, Any]:
         """The present value of every governed parameter."""

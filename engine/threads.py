@@ -72,7 +72,7 @@ class Threads:
             for error in opening.errors:
                 session.fail(error)
                 session.stop(drain=False)
-            session.started = session.clock.now()
+            session.started, session.opened = session.clock.now(), True
             opening.go.set()
             self.look()
             self._watch(tick, tick_s)
@@ -305,7 +305,7 @@ class Threads:
         session = self.session
         if tick is not None:
             tick(session)
-        session.governing.tick()
+        session.beat()
         if opening or session.aborting.is_set():
             return
         self._look_for_hang()
