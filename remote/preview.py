@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from remote.web import WebServer
 
 LANE = "preview"
+MAIN = "preview"  # the tap of the main picture
 OUTPUTS = 12  # that can be chosen in the page
 TOKEN = "ENGINE_WEB_TOKEN"
 _in_use: set[str] = set()
@@ -103,11 +104,20 @@ def tapped(graph: Graph, prefix: str, of: Iterable[str] = ()) -> Graph:
     taken = {node.name for node in graph.nodes}
     taps = []
     for i, ref in enumerate(chosen):
-        name = next(n for n in (f"preview{k}" if k else "preview" for k in range(i, 10_000)) if n not in taken)
+        # Named by what they show, so that a reload which adds a picture leaves the other taps as they are.
+        plain = MAIN if i == 0 else f"{MAIN}_{ref.replace('.', '_')}"
+        name = next(n for n in itertools.chain([plain], (f"{plain}_{k}" for k in itertools.count(2))) if n not in taken)
         taken.add(name)
         source = Input("image", (Ref(*ref.split(".", 1)),), policy="latest")
         taps.append(Node(name, "sink.tap", {"box": prefix + ref}, (source,), lane=LANE))
     return replace(graph, nodes=(*graph.nodes, *taps))
+
+
+def main_picture(graph: Graph) -> str | None:
+    """`node.output` of the picture that goes into the graph's main sink, where it can be looked at."""
+    specs = {node.name: spec for node in graph.nodes if (spec := _spec(node.op)) is not None}
+    main = _main(graph, specs)
+    return main if main and main not in _written_in_place(graph, specs) else None
 
 
 def _spec(op: str) -> Spec | None:

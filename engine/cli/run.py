@@ -87,11 +87,11 @@ def _run(options: Options) -> tuple[dict[str, Any], BaseException | None, int]:
     except Exception as failure:
         error = failure
     if session is not None:
-        result |= session.summary().to_dict()
         try:
             session.finish(error)
         except EngineError as failure:
             error = error or failure
+        result |= session.summary().to_dict()
     code = getattr(error, "exit_code", 5) if error is not None and stops.count < 2 else INTERRUPTED if stops.count else 0
     result |= {"ok": code == 0, "exit_code": code, "interrupted": stops.count > 0, "error": report.described(error) if error else None}
     log.close({"exit_code": code, "frames": result["frames"], "error": result["error"]})

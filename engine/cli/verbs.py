@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from engine.cli import ctl
+
 app = typer.Typer(
     name="engine", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -15,6 +17,7 @@ app = typer.Typer(
 )  # fmt: skip
 models = typer.Typer(no_args_is_help=True, help="List, fetch, check and train models.")
 app.add_typer(models, name="models")
+app.add_typer(ctl.app, name="ctl")
 
 GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A graph file, or the name of one that ships with the engine.")]
 Graphs = Annotated[list[str], typer.Argument(metavar="GRAPH...", help="Graph files, or names of graphs that ship with the engine.")]

@@ -1,0 +1,109 @@
+"""`engine run … --report FILE`: watches a run from its beginning and writes one HTML file about it, also when the run fails.
+
+Invariant: the graph that runs is the one that was written, with watchers beside it on a lossy lane of their own: a few pictures kept, and
+colours of face, hair and clothes measured where the graph has poses. Without numbers of a kind there is no plot of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import registry
+from engine.cli.attach import Attachment
+from engine.errors import MediaError
+from engine.graph import Graph, Input, Node, Ref
+from engine.payload import Image, Latent, Payload, Pose
+
+if TYPE_CHECKING:
+    from engine.session import Session
+
+LANE = "report"
+KEPT, METER = "report_pictures", "report_identity"
+
+
+class Report(Attachment):
+    """Collects and writes. `path`: the file; its folder has to be there."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.resolve().parent.is_dir():
+            raise MediaError(f"cannot write the report {path}: there is no folder {path.parent}", fix="name a file in a folder that exists")
+        self.path = path
+        self.memory: list[tuple[int, dict[str, float]]] = []  # when (ns on the session's clock), MB by name
+        self.ages: list[tuple[int, float, float]] = []  # when, p50 and p95 of the frames since the last tick, ms
+        self.pauses: deque[tuple[int, float]] = deque(maxlen=20_000)  # when (monotonic ns), ms
+        self._collecting = 0
+        self._seen = 0
+
+    def graph(self, graph: Graph) -> Graph:
+        from remote.preview import main_picture
+
+        picture = main_picture(graph)
+        if picture is None:
+            return graph
+        image = Input("image", (Ref(*picture.split(".", 1)),), policy="latest")
+        more = [Node(KEPT, "sink.keep", {}, (image,), lane=LANE)]
+        poses, painted = _outputs(graph, Pose), _outputs(graph, Latent)
+        if poses:
+            # What is painted, before anything is set beside it, is what the skeleton fits.
+            source = next((of for of in _outputs(graph, Image) if painted and of.split(".")[0] == painted[0].split(".")[0]), picture)
+            image = Input("image", (Ref(*source.split(".", 1)),), policy="latest")
+            pose = Input("pose", (Ref(*poses[-1].split(".", 1)),), missing="skip")
+            more += [
+                Node(METER, "metric.identity", {}, (image, pose), lane=LANE),
+                Node(f"{METER}_end", "sink.measure", {}, (Input("values", (Ref(METER, "parts"),), listed=True),), lane=LANE),
+            ]
+        return replace(graph, nodes=(*graph.nodes, *more))
+
+    def attached(self, session: Session) -> None:
+        gc.callbacks.append(self._collected)
+
+    def tick(self, session: Session) -> None:
+        from engine.summary import percentile
+        from remote.facts import memory, recent
+
+        now = session.clock.now()
+        facts = memory(session)
+        sample = {"process": (facts["rss"] or 0) / 1e6}
+        if "device" in facts:
+            sample["reserved on the card"] = facts["device"]["reserved"] / 1e6
+        if not self.memory or now - self.memory[-1][0] >= 500_000_000:
+            self.memory.append((now, sample))
+            fresh = session.frames_out - self._seen
+            if fresh > 0:
+                ages = [age / 1e6 for age in recent(session.ages, min(fresh, 4096))]
+                self.ages.append((now, percentile(ages, 50), percentile(ages, 95)))
+                self._seen = session.frames_out
+
+    def ended(self, session: Session, error: BaseException | None) -> None:
+        gc.callbacks.remove(self._collected)
+        from remote.report.facts import gather
+        from remote.report.page import page
+
+        keeper: Any = session.nodes[KEPT].operator if KEPT in session.nodes else None
+        pictures = list(keeper.kept) if keeper is not None else []
+        text = page(session, gather(session), self, pictures, error)
+        try:
+            self.path.write_text(text, encoding="utf-8")
+        except OSError as failure:
+            raise MediaError(f"cannot write the report {self.path}: {failure.strerror}", fix="name a file that can be written") from failure
+        session._site_output(str(self.path))
+
+    def _collected(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting = time.monotonic_ns()
+        elif self._collecting:
+            self.pauses.append((self._collecting, (time.monotonic_ns() - self._collecting) / 1e6))
+
+
+def _outputs(graph: Graph, kind: type[Payload]) -> list[str]:
+    """`node.output` of every output of one kind in the graph."""
+    found = []
+    for node in graph.nodes:
+        spec = registry.get(node.op)
+        found += [f"{node.name}.{output.name}" for output in spec.outputs if output.type is kind] if spec is not None else []
+    return found

@@ -1,0 +1,215 @@
+"""The report as one HTML file: numbers first, then plots, pictures and what happened. No script, nothing from elsewhere, fit to be mailed."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import scrub
+from engine.summary import percentile
+from remote.report import plots
+
+if TYPE_CHECKING:
+    from engine.session import Session
+    from remote.report.collect import Report
+    from remote.report.facts import Facts
+
+STYLE = """
+:root{--ground:#fbfaf8;--card:#fff;--line:#e4e0da;--text:#22252b;--muted:#6b7280;--bad:#c0392b;--accent:#d9622b}
+@media(prefers-color-scheme:dark){:root{--ground:#0f1013;--card:#17191e;--line:#2a2d35;--text:#e7e9ed;--muted:#98a0ad;--bad:#f2777a}}
+*{box-sizing:border-box}body{margin:0;background:var(--ground);color:var(--text);font:15px/1.5 system-ui,sans-serif}
+main{max-width:960px;margin:0 auto;padding:32px 20px 64px}h1{font-size:26px;margin:0}h2{font-size:16px;margin:36px 0 8px}
+p{margin:4px 0 12px}.muted{color:var(--muted);font-size:13px}.bad{color:var(--bad)}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:10px;margin:20px 0}
+.card,figure{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px;margin:0}
+.card b{display:block;font-size:22px;font-variant-numeric:tabular-nums}.card span{color:var(--muted);font-size:12px}
+figure{padding:10px}svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}
+.tick{fill:var(--muted);font-size:11px}
+.curve{fill:none;stroke-width:1.5}.area{opacity:.85}.mark{stroke:var(--muted);stroke-dasharray:2 3}
+.limit{stroke:var(--bad);stroke-dasharray:6 4}
+.legend{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:12px;color:var(--muted);padding:6px 4px 0}
+.legend i{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}
+.bar{display:grid;grid-template-columns:190px 1fr 110px;gap:10px;align-items:center;font-size:13px;padding:2px 0}
+.bar b{background:var(--accent);height:10px;border-radius:5px;min-width:1px}.bar em{font-style:normal;color:var(--muted);text-align:right}
+.strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(130px,1fr));gap:8px}
+.strip img{width:100%;border-radius:8px;display:block}.strip figcaption{font-size:11px;color:var(--muted)}.strip figure{padding:6px}
+table{border-collapse:collapse;width:100%;font-size:13px}td,th{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--line);
+vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}code{font-size:12px;overflow-wrap:anywhere}
+"""
+TOLD = 200  # events in the table
+
+
+def page(session: Session, facts: Facts, seen: Report, pictures: Sequence[tuple[int, int, bytes]], error: BaseException | None) -> str:
+    """The whole file."""
+    plan, told = session.plan, session.summary()
+    marks = [(facts.seconds(e["at"]), str(e.get("reason", "reset"))) for e in facts.events if e["what"] == "epoch"]
+    sections = [
+        _head(session, told, error),
+        _cards(told),
+        _section("Where the time of a frame went", _times(facts, plan.budget_ms), "From the end of the source's work to the last sink; "
+                 "means over neighbouring frames. Stages on other lanes overlap with the next frame's."),
+        _section("Time by stage", plots.bars(_medians(facts), "ms"), "Median of a call."),
+        _section("Age at the sinks", plots.lines(_ages(facts, seen), "ms", label="age", marks=marks, limit=plan.budget_ms),
+                 "From capture to sink."),
+        _section("Frames that did not arrive, by cause", plots.bars(dict(told.frames["drops"]), "frames")),
+        _section("What was measured", _series(facts, marks)),
+        _section("Colours that should stay", _identity(facts, marks),
+                 "CIEDE2000 against the first frames: 1 is just visible, 10 is another colour."),
+        _section("Pictures", _strip(pictures)),
+        _section("Prompts", _prompts(facts)),
+        _section("Memory", _memory(told, facts, seen), "" if told.memory is None else "Planned against measured below."),
+        _section("Pauses of the garbage collector", _pauses(session, seen)),
+        _section("Nodes", _nodes(told)),
+        _section("What happened", _events(facts)),
+    ]  # fmt: skip
+    body = "".join(part for part in sections if part)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(plan.name)} · run report</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>"
+    )
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    if not body:
+        return ""
+    inner = f"<figure>{body}</figure>" if body.startswith(("<svg", '<div class="bars"')) else body
+    return f"<h2>{escape(title)}</h2>" + (f'<p class="muted">{escape(note)}</p>' if note else "") + inner
+
+
+def _head(session: Session, told: Any, error: BaseException | None) -> str:
+    import engine
+
+    machine = f"{platform.system()}, {session.device}, Python {platform.python_version()}, engine {engine.__version__}"
+    failed = f'<p class="bad">Ended by: {escape(scrub(str(error)))}</p>' if error is not None else ""
+    what = f"plan <code>{told.plan[:16]}</code> · {escape(told.clock)} clock · {told.seconds:.1f} s · {escape(machine)}"
+    return f'<h1>{escape(session.plan.name)}</h1><p class="muted">{what}</p>{failed}'
+
+
+def _cards(told: Any) -> str:
+    frames, lost = told.frames, sum(told.frames["drops"].values())
+    rows = [
+        (f"{told.fps:.2f}", "frames a second"), (str(frames["out"]), f"frames out of {frames['in']}"),
+        (str(lost), "dropped, by cause below"), (f"{told.age_ms['p50']:.0f} ms", "age, median"), (f"{told.age_ms['p95']:.0f} ms", "age, p95"), (f"{told.age_ms['p99']:.0f} ms", "age, p99"),
+    ]  # fmt: skip
+    rows += [(f"{value:g}" if isinstance(value, (int, float)) else str(value), name) for name, value in told.knobs.items()]
+    return '<div class="cards">' + "".join(f"<div class='card'><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in rows) + "</div>"
+
+
+def _times(facts: Facts, budget: float | None) -> str:
+    seqs, parts = facts.stages()
+    return plots.stacked([facts.left[seq] for seq in seqs], parts, "ms", label="time of a frame by stage", limit=budget)
+
+
+def _medians(facts: Facts) -> dict[str, float]:
+    return {name: percentile(list(times.values()), 50) for name, times in facts.times.items()}
+
+
+def _ages(facts: Facts, seen: Report) -> dict[str, list[tuple[float, float]]]:
+    return {"p50": [(facts.seconds(t), a) for t, a, _ in seen.ages], "p95": [(facts.seconds(t), b) for t, _, b in seen.ages]}
+
+
+def _series(facts: Facts, marks: Sequence[tuple[float, str]]) -> str:
+    from remote.report.collect import METER
+
+    drawn = []
+    for name, points in facts.series.items():
+        if not name.startswith(METER) and len(points) > 1:
+            drawn.append(f"<p><b>{escape(name)}</b></p><figure>{plots.lines({name: points}, '', label=name, marks=marks, steps=True)}</figure>")
+    settings = [e for e in facts.events if e["what"] == "set"]
+    for path in dict.fromkeys(key for e in settings for key in e.get("changes", {})):
+        points = [(facts.seconds(e["at"]), e["changes"][path]) for e in settings if isinstance(e.get("changes", {}).get(path), (int, float))]
+        if len(points) > 1:
+            drawn.append(f"<p><b>{escape(path)}</b></p><figure>{plots.lines({path: points}, '', label=path, floor=None, steps=True)}</figure>")
+    return "".join(drawn)
+
+
+def _identity(facts: Facts, marks: Sequence[tuple[float, str]]) -> str:
+    from remote.report.collect import METER
+
+    mine = {name.rpartition(".")[2]: points for name, points in facts.series.items() if name.startswith(METER) and len(points) > 1}
+    return plots.lines(mine, "ΔE00", label="colour difference by region", marks=marks)
+
+
+def _strip(pictures: Sequence[tuple[int, int, bytes]]) -> str:
+    cells = (
+        f'<figure><img alt="frame {seq}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+        f"<figcaption>frame {seq} · {pts / 1e9:.1f} s</figcaption></figure>"
+        for seq, pts, data in pictures
+    )
+    return f'<div class="strip">{"".join(cells)}</div>' if pictures else ""
+
+
+def _prompts(facts: Facts) -> str:
+    rows = [
+        (f"{facts.seconds(e['at']):.1f}", str(e.get("seq", "")), str(e.get("text", "")), str(e.get("reason", "")))
+        for e in facts.events if e["what"] == "prompt"
+    ]  # fmt: skip
+    return _table(("s", "frame", "prompt", "because"), rows)
+
+
+def _memory(told: Any, facts: Facts, seen: Report) -> str:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for when, sample in seen.memory:
+        for name, value in sample.items():
+            curves.setdefault(name, []).append((facts.seconds(when), value))
+    drawn = plots.lines(curves, "MB", label="memory")
+    text = f"<figure>{drawn}</figure>" if drawn else ""
+    if told.memory is None:
+        return text
+    plan = told.memory
+    models = [(name, str(model["mb"]), model["how"]) for name, model in plan["models"].items()]
+    known = sum(int(model["mb"]) for model in plan["models"].values() if model["how"] == "resident")
+    measured = plan["measured_mb"]
+    models.append(("other: activations, reserve", str(plan["planned_mb"] - known), "planned"))
+    models.append(("all, planned", str(plan["planned_mb"]), f"of {plan['budget_mb']} MB" if plan["budget_mb"] else ""))
+    models.append(("all, measured", "—" if measured is None else str(measured), "not measured: no card" if measured is None else ""))
+    return text + _table(("model", "MB", "where"), models)
+
+
+def _pauses(session: Session, seen: Report) -> str:
+    if not seen.pauses:
+        return ""
+    start = session.started
+    points = [((at - start) / 1e9, ms) for at, ms in seen.pauses if at >= start]
+    if not points:
+        return ""
+    total = sum(ms for _, ms in points)
+    note = f'<p class="muted">{len(points)} pauses, {total:.0f} ms in all, the longest {max(ms for _, ms in points):.1f} ms.</p>'
+    return note + f"<figure>{plots.lines({'pause': points}, 'ms', label='pauses')}</figure>" if len(points) > 1 else note
+
+
+def _nodes(told: Any) -> str:
+    rows = [
+        (name, node["op"], node["lane"], str(node["count"]), f"{node['ms']['p50']:.2f}", f"{node['ms']['p95']:.2f}", str(node["errors"] or ""))
+        for name, node in told.nodes.items()
+    ]
+    return _table(("node", "operator", "lane", "calls", "p50 ms", "p95 ms", "errors"), rows, numbers=(3, 4, 5, 6))
+
+
+def _events(facts: Facts) -> str:
+    quiet = ("prompt",)
+    rows = []
+    for e in facts.events:
+        if e["what"] in quiet:
+            continue
+        told = ", ".join(f"{k} = {v}" for k, v in e.items() if k not in ("at", "what", "node", "seq"))
+        rows.append((f"{facts.seconds(e['at']):.2f}", str(e["what"]), str(e.get("node", "")), str(e.get("seq", "")), scrub(told)[:400]))
+    left = len(rows) - TOLD
+    shown = rows if left <= 0 else [*rows[: TOLD // 2], ("…", f"{left} more", "", "", ""), *rows[-TOLD // 2 :]]
+    return _table(("s", "what", "node", "frame", "facts"), shown)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    made = list(rows)
+    if not made:
+        return ""
+    top = "".join(f"<th{_class(i, numbers)}>{escape(cell)}</th>" for i, cell in enumerate(head))
+    body = "".join("<tr>" + "".join(f"<td{_class(i, numbers)}>{escape(cell)}</td>" for i, cell in enumerate(row)) + "</tr>" for row in made)
+    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _class(column: int, numbers: Sequence[int]) -> str:
+    return ' class="n"' if column in numbers else ""
