@@ -75,8 +75,10 @@ class NodeRun:
 
     def open(self) -> None:
         """Make the operator and open it, on its lane."""
-        if (stand_in := self.session.stand_ins.get(self.name)) is not None:
-            self.operator = stand_in(self)
+        if self.session.tap is not None:
+            self.session.tap.joined(self)
+        if self.session.stand_in is not None and (made := self.session.stand_in(self)) is not None:
+            self.operator = made
         elif self.plan.process:
             from engine.process import ProcessOperator
 
@@ -228,9 +230,9 @@ class NodeRun:
             return None
         if head.epoch != self.epoch:
             self._enter(head.epoch)
+        self.site.packet = head
         if head.version != self.version:
             self._apply(head.version)
-        self.site.packet = head
         if self.choosy and not self.operator.wanted():
             self.skip(head, "unwatched")
             return None

@@ -35,6 +35,9 @@ class Tap:
     def event(self, event: dict[str, Any]) -> None:
         """An event of the session's log."""
 
+    def joined(self, node: NodeRun) -> None:
+        """A node is about to be opened, on its lane: the time to set its `mark` and `emit.tapped`."""
+
     def entered(self, gate: Gate, offer: Offer, version: int, epoch: int) -> None:
         """A source frame was admitted; its messages are not on their way yet."""
 
@@ -103,7 +106,7 @@ class Replay:
         if not recording.complete:
             raise ReplayError(f"the recording stopped after {LIMIT} events: it does not cover the whole run")
         self.recording, self.strict = recording, strict
-        self.decisions: dict[tuple[str, str], Any] = {}  # node, what: value
+        self.decisions: dict[tuple[str, str], list[Any]] = {}  # node, what: values
         self._drops = {(edge, seq): cause for edge, seq, cause in recording.drops}
         self._reads = {(edge, seq): value for edge, seq, value in recording.reads}
         self._stamps: dict[int, list[tuple[int, int, int]]] = {}

@@ -97,7 +97,7 @@ class Session:
         self.device = "cpu"
         self.memory: MemoryPlan | None = None
         self.tap: Tap | None = None
-        self.stand_ins: dict[str, Callable[[NodeRun], Any]] = {}  # node to what makes its operator instead, before `run`
+        self.stand_in: Callable[[NodeRun], Any] | None = None  # makes the operator of a node in place of the plan, or says None
         self.nodes: dict[str, NodeRun] = {}
         self.lanes: dict[str, Lane] = {}
         self.channels: list[Channel] = []
@@ -327,8 +327,9 @@ class Session:
 
     def decide(self, node: str, what: str, make: Callable[[], Any]) -> Any:
         """A choice that a replay must not make anew."""
-        if self.replay is not None and (node, what) in self.replay.decisions:
-            return self.replay.decisions[node, what]
+        known = self.replay.decisions.get((node, what), []) if self.replay is not None else []
+        if known:
+            return known.pop(0) if len(known) > 1 else known[0]  # a node that a reload makes anew decides anew
         value = make()
         if self.tap is not None:
             self.tap.decided(node, what, value)

@@ -138,6 +138,13 @@ class Kept(Side):
 
     channel: Channel
 
+    def replace(self, value: Any) -> None:
+        head = self.node.site.packet
+        limit = self._limit(head) if self.edge.lag is not None and head is not None else None
+        if limit is not None and head is not None:  # whether it has been looked at before is a matter of luck
+            self._advance(lambda item: item.seq <= limit, head.epoch)
+        super().replace(value)
+
     def settled(self, head: Packet) -> bool:
         edge, session = self.edge, self.node.session
         if edge.lag is None:
