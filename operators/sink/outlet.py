@@ -236,6 +236,8 @@ class Outlet:
                 self.facts.update(facts[0])
             elif kind == "ready":
                 self._state, self.facts = "ready", dict(facts[0])
+                if self.facts.get("stands"):  # it waits for peers instead of calling one
+                    self._opened()
                 if not self._waiting and self._kept is not None and self.always_on:
                     self._waiting.append(self._kept)
                     self._kept = None

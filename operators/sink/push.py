@@ -62,7 +62,8 @@ def check_address(url: str, format: str, codec: str) -> str:
         muxer = MUXERS[scheme]
     else:
         near = difflib.get_close_matches(scheme, MUXERS, n=1)
-        hint = f'did you mean "{near[0]}://"?' if near and len(scheme) > 3 else "there is " + ", ".join(f"{s}://" for s in MUXERS) + ", FOLDER/live.m3u8 and files"
+        known = "there is " + ", ".join(f"{s}://" for s in MUXERS) + ", FOLDER/live.m3u8 and files"
+        hint = f'did you mean "{near[0]}://"?' if near and len(scheme) > 3 else known
         raise UsageError(f"sink.video does not send to {scheme}:// addresses: {url}", fix=ELSEWHERE.get(scheme, hint))
     if format != "auto" and format not in FORMATS.get(scheme, (muxer,)):
         known = ", ".join(FORMATS.get(scheme, (muxer,)))

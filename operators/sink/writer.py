@@ -121,6 +121,15 @@ def rated_options(name: str, target: Target) -> dict[str, str]:
     return table
 
 
+def padded(rgb: Array, even: tuple[int, int]) -> Array:
+    """`rgb` with its last row and column repeated where it is odd, so that its size is `even`."""
+    if rgb.shape[:2] == even:
+        return rgb
+    import cv2
+
+    return cv2.copyMakeBorder(rgb, 0, even[0] - rgb.shape[0], 0, even[1] - rgb.shape[1], cv2.BORDER_REPLICATE)
+
+
 class WholeFile(io.FileIO):
     """A file whose `write` writes everything or raises."""
 
@@ -213,7 +222,7 @@ class Writer:
 
         step = self.quantum
         tick = max(round(ns * TIME_BASE.denominator / SECOND / step) * step, self.last + step if self.count else 0)
-        frame = self.to_yuv(self._padded(rgb))
+        frame = self.to_yuv(padded(rgb, self.even))
         frame.pts, frame.time_base = tick, TIME_BASE
         self.last, self.count = tick, self.count + 1
         try:
@@ -241,13 +250,6 @@ class Writer:
         if self.sound is not None:
             self.sound.close()
             self.sound, self.trouble = None, why or self.trouble
-
-    def _padded(self, rgb: Array) -> Array:
-        if self.even == (self.height, self.width):
-            return rgb
-        import cv2
-
-        return cv2.copyMakeBorder(rgb, 0, self.height % 2, 0, self.width % 2, cv2.BORDER_REPLICATE)
 
     def close(self) -> None:
         """Finish the file. Safe after a failed write: what can be finished is."""

@@ -52,6 +52,7 @@ def needs(name: str, tmp_path: Path, clip: Path, movie: Path) -> dict[str, Any]:
         "image.crop": {"x": 4, "y": 4, "width": 32, "height": 24},
         "image.resize": {"width": 32, "height": 24},
         "sink.images": {"url": lambda: str(tmp_path / f"out{next(count)}")},
+        "sink.rtsp": {"url": "rtsp://127.0.0.1:0/live"},
         "sink.video": {"url": lambda: str(tmp_path / f"out{next(count)}.mp4")},
         "source.images": {"url": str(clip)},
         "source.video": {"url": str(movie)},

@@ -1,4 +1,4 @@
-"""Receivers that go, freeze and say nothing, a child that is killed, a source that falls silent: a stream recovers or ends with a typed error."""
+"""Receivers that go, freeze and say nothing, a child that is killed, a source that falls silent: streams recover or end with a typed error."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_clips import numbered
 from push_peers import HERE, Feed, Receiver, balanced, free_port, listener, nothing_left, posix, receive, said, sending
 
 from engine.errors import MediaError
-from engine.payload import Image
 from engine.testing import Bench
 
 __all__ = ["receive"]  # a fixture
@@ -161,7 +159,6 @@ def test_the_child_goes_with_its_parent(receive: Callable[..., Receiver]) -> Non
     program = """
 import sys
 from engine.clock import RealClock
-from engine.payload import Image
 from engine.testing import Bench
 import multiprocessing, numpy, os
 if __name__ == "__main__":
