@@ -221,7 +221,10 @@ class Kept(Side):
             elif item.epoch == epoch and counts(item):
                 if self.channel.pop(item) is not None:
                     self.channel.taken += 1
-                    self._keep(item)
+                    if self.value is not None and item.seq < self.value.seq:
+                        self.channel.let_go(item)  # a replay that began in the middle makes again what had been read by then
+                    else:
+                        self._keep(item)
             else:
                 return
 
