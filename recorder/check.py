@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.record import Tap
 from recorder.payloads import deviation, digest, unpacked
-from recorder.recorder import taken
+from recorder.plain import taken
 
 if TYPE_CHECKING:
     from engine.node import NodeRun

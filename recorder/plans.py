@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from engine import registry
+from engine import convert, registry
 from engine.errors import EngineError, ParamError, ReplayError, UsageError
 from engine.graph import UNSET, Govern, KnobRule
 from engine.operator import Spec
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 def plan_of(data: Mapping[str, Any]) -> Plan:
     """The plan whose `to_dict` is `data`. Raises ReplayError where it does not fit the operators that are installed."""
+    assert convert  # registers the conversions that the compiler plans
     try:
         nodes = tuple(_node(item) for item in data["nodes"])
         specs = {node.name: registry.find(node.op) for node in nodes}

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import engine
-from engine.errors import EngineError, MediaError, UsageError, scrub
+from engine.errors import EngineError, MediaError, UsageError
 from engine.payload import Image, Mask, Payload
 from engine.record import Tap
 from engine.summary import frames_of
 from engine.wire import SLOW
 from recorder import foxglove, pictures, snapshots
-from recorder.facts import file_facts, file_of, machine, session_facts
+from recorder.facts import file_facts, file_of, machine, operator_versions, session_facts
 from recorder.file import McapFile
 from recorder.payloads import SMALL, digest, nbytes, packed
+from recorder.plain import clean, named, stream_facts, taken
 
 if TYPE_CHECKING:
     from engine.gate import Gate, Offer
@@ -80,20 +81,15 @@ class Recorder(Tap):
         graph, files, sets = self._about
         facts = session_facts(session, graph=graph, files=files, sets=sets)
         facts |= {"frames": self.frames, "snapshot_every": self.every, "began": time.time_ns(), "clock_at": session.clock.now()}
-        clean = _clean(facts)
-        clean["scrubbed"] = clean["plan"] != facts["plan"]
-        clean["plan_digest"] = digest(clean["plan"])
+        plain = clean(facts)
+        plain["plan_digest"] = digest(plain["plan"])
         try:
-            self._begin(clean)
+            self._begin(plain)
         except OSError as error:
             self.file.abandon()
             raise MediaError(f"cannot write the recording {self.path}: {error.strerror}", fix="make room, or record to another disk") from error
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._live = session.plan.live
-        for node in session.nodes.values():
-            node.emit.tapped = node.plan.lane == SLOW and bool(node.spec.outputs)
-            if self.every and node.spec.outputs and node.gate is None:
-                node.mark = self.every
         self.on = True
         session.listen(self)
         self._thread.start()
@@ -116,7 +112,7 @@ class Recorder(Tap):
                 "state": state, "error": str(first) if first is not None else "", "frames": frames_of(session), "unchecked": self.unchecked,
                 "events": len(session.events),
             }  # fmt: skip
-            self._put(self._write, ("/afterimage/end", _clean(facts)), force=True)
+            self._put(self._write, ("/afterimage/end", clean(facts)), force=True)
         self._queue.put(None)
         thread.join()
         self.on = False
@@ -129,6 +125,11 @@ class Recorder(Tap):
             raise self.error
 
     # ---- what the run says (on lanes and under the locks of gates)
+
+    def joined(self, node: NodeRun) -> None:
+        node.emit.tapped = node.plan.lane == SLOW and bool(node.spec.outputs)
+        if self.every and node.spec.outputs and node.gate is None:
+            node.mark = self.every
 
     def note(self, kind: str, entry: tuple[Any, ...]) -> None:
         self._put(self._note, (kind, entry))
@@ -149,7 +150,8 @@ class Recorder(Tap):
         if self.every and offer.seq >= self._marks.setdefault(gate.source.gate_id, self.every):
             mark = offer.seq // self.every * self.every
             self._marks[gate.source.gate_id] = mark + self.every
-            facts = {"node": gate.source.name, "mark": mark, "first": offer.seq, "epoch": epoch, "counts": snapshots.counts(gate.source)}
+            where = {"node": gate.source.name, "gate": gate.source.gate_id, "mark": mark, "first": offer.seq, "epoch": epoch}
+            facts = where | {"counts": snapshots.counts(gate.source)}
             self._put(self._write, ("/afterimage/snapshot", facts))
         facts = {
             "gate": gate.source.gate_id, "node": gate.source.name, "seq": offer.seq, "pts": offer.pts, "born": offer.born, "cut": offer.cut,
@@ -158,7 +160,7 @@ class Recorder(Tap):
         self._put(self._frame, (facts, read, mode), leases, size)
 
     def refused(self, gate: Gate, offer: Offer, cause: str) -> None:
-        facts = {"node": gate.source.name, "seq": offer.seq, "pts": offer.pts, "cut": offer.cut, "cause": cause}
+        facts = {"gate": gate.source.gate_id, "node": gate.source.name, "seq": offer.seq, "pts": offer.pts, "cut": offer.cut, "cause": cause}
         self._put(self._write, ("/afterimage/refused", facts, offer.seq))
 
     def made(self, node: NodeRun, head: Packet, values: list[tuple[str, Any]]) -> None:
@@ -232,7 +234,7 @@ class Recorder(Tap):
             path = file_of(stream.url) if stream is not None else None
             found = ("store" if path is None else "hash") if self.frames == "auto" else self.frames
             self._modes[gate.source.gate_id] = found
-            facts = {"node": gate.source.name, "mode": found, "url": scrub(stream.url) if stream else "", "stream": _stream(stream)}
+            facts = {"gate": gate.source.gate_id, "node": gate.source.name, "mode": found, "stream": stream_facts(stream)}
             self._put(self._source, (facts, path))
         return found
 
@@ -297,10 +299,17 @@ class Recorder(Tap):
         self.file.add(topic, facts, when, seq)
 
     def _note(self, when: int, kind: str, entry: tuple[Any, ...]) -> None:
+        if kind == "plans":  # a reload
+            ends, ended, starts, plan = entry
+            data = clean(plan.to_dict())
+            facts = {"ends": named(ends), "ended": list(ended), "starts": named(starts)}
+            facts |= {"plan": data, "plan_digest": digest(data), "plan_hash": plan.hash}
+            self.file.add("/afterimage/plans", facts | {"operators": operator_versions(plan)}, when)
+            return
         self.file.add(f"/afterimage/{kind}", {"entry": packed(list(entry))}, when)
 
     def _event(self, when: int, event: dict[str, Any]) -> None:
-        self.file.add("/afterimage/event", _clean(event), when, int(event.get("seq", -1)))
+        self.file.add("/afterimage/event", clean(event), when, int(event.get("seq", -1)))
 
     def _source(self, when: int, facts: dict[str, Any], path: Path | None) -> None:
         if path is not None and facts["mode"] != "store":
@@ -369,44 +378,3 @@ class Recorder(Tap):
             return False
         self._next[topic] = when + pace
         return True
-
-
-def taken(node: NodeRun, head: Packet, given: list[tuple[Side, Any]]) -> tuple[dict[str, Any], list[Any], list[Any]]:
-    """What a sink was given: port (and place in its list) to payload or value; the leases and the events behind it."""
-    from engine.packet import Packet as PacketType
-
-    assert node.trigger is not None
-    inputs: dict[str, Any] = {}
-    leases: list[Any] = []
-    ready: list[Any] = []
-    for edge, value in [(node.trigger.edge, head), *((side.edge, value) for side, value in given)]:
-        name = edge.port if edge.slot is None else f"{edge.port}[{edge.slot}]"
-        if type(value) is PacketType:
-            inputs[name] = value.payload
-            leases += value.leases
-            ready += [value.ready] if value.ready is not None else []
-        else:
-            inputs[name] = value
-    return inputs, leases, ready
-
-
-def _stream(stream: Any) -> dict[str, Any]:
-    if stream is None:
-        return {}
-    return {"url": scrub(stream.url), "fps": stream.fps, "frames": stream.frames, "size": list(stream.size) if stream.size else None,
-            "audio": stream.audio}  # fmt: skip
-
-
-def _clean(value: Any) -> Any:
-    """Plain values for JSON, without credentials; what JSON does not know is written as text."""
-    if isinstance(value, dict):
-        return {str(k): _clean(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_clean(v) for v in value]
-    if isinstance(value, str):
-        return scrub(value)
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else repr(value)
-    return scrub(str(value))

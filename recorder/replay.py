@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine import registry
 from engine.errors import EngineError, OperatorError, ReplayError, UsageError
-from engine.record import Recording, Replay
+from engine.record import Recording, Reloaded, Replay
 from engine.session import Session
-from engine.wire import SLOW
 from recorder import snapshots, standins
 from recorder.check import Check, Seen
 from recorder.facts import machine, versions
@@ -107,11 +106,13 @@ def replay(tape: Tape, wish: Wish = Wish()) -> Outcome:
     notes = _notes(tape, plan)
     _threads(tape)
     again = Replay(_recording(tape, wish), strict=not wish.asks)
-    again.decisions = tape.decided
+    again.decisions = {key: list(values) for key, values in tape.decided.items()}
     check = Check(tape)
     session = Session(plan, executor="inline", device=device, replay=again, govern=False)
+    _check_wish(session, tape, wish)
     begin, states = _snapshot(tape, wish, session)
-    _stand_in(session, tape, wish, begin, states)
+    todo = [lambda: _restore(session, tape, states, begin)] if begin else []
+    session.stand_in = _StandIns(tape, wish, begin, lambda: todo.pop()() if todo else None)
     session.listen(check)
     differs = differences(tape, device)
     error = None
@@ -142,12 +143,7 @@ def _verdict(sinks: Mapping[str, Seen], differs: Mapping[str, Any], tolerance: f
 
 
 def _plan(tape: Tape, wish: Wish) -> Plan:
-    plan = plan_of(tape.facts["plan"])
-    if plan.hash != tape.facts["plan_hash"] and not tape.facts.get("scrubbed") and not _within(tape.facts["plan"], plan.to_dict()):
-        raise ReplayError(
-            f"{tape.path}: this engine reads the recorded plan otherwise than the one that recorded it: {plan.hash[:12]} in place of "
-            f"{tape.facts['plan_hash'][:12]}", fix=f"replay it with engine {tape.facts['versions'].get('engine')}",
-        )  # fmt: skip
+    plan = _own(plan_of(tape.facts["plan"]), tape.facts, tape)
     names = {node.name for node in plan.nodes}
     for name in wish.rerun:
         if name not in names:
@@ -155,6 +151,16 @@ def _plan(tape: Tape, wish: Wish) -> Plan:
     plan = changed(plan, wish.wanted)
     if wish.asks:  # a node may now leave out what it made then, and who waits for it must hear of that
         plan = replace(plan, edges=tuple(replace(edge, bounds=True) for edge in plan.edges))
+    return plan
+
+
+def _own(plan: Plan, facts: Mapping[str, Any], tape: Tape) -> Plan:
+    """`plan`, where it says what was recorded. Raises ReplayError."""
+    if plan.hash != facts["plan_hash"] and not _within(facts["plan"], plan.to_dict()):
+        raise ReplayError(
+            f"{tape.path}: this engine reads the recorded plan otherwise than the one that recorded it: {plan.hash[:12]} in place of "
+            f"{facts['plan_hash'][:12]}", fix=f"replay it with engine {tape.facts['versions'].get('engine')}",
+        )  # fmt: skip
     return plan
 
 
@@ -209,46 +215,61 @@ def _notes(tape: Tape, plan: Plan) -> list[str]:
 
 def _recording(tape: Tape, wish: Wish) -> Recording:
     """The recorded changes, less those of the parameters that are asked to be otherwise."""
-    recording = tape.recording
+    plans = [
+        Reloaded(_seqs(facts["ends"]), tuple(facts["ended"]), _seqs(facts["starts"]), _own(plan_of(facts["plan"]), facts, tape))
+        for facts in tape.plans
+    ]
+    recording = replace(tape.recording, plans=plans)
     if not wish.wanted:
         return recording
     changes = [(seq, {path: value for path, value in values.items() if path not in wish.wanted}) for seq, values in recording.changes]
     return replace(recording, changes=changes)
 
 
-def _stand_in(session: Session, tape: Tape, wish: Wish, begin: int, states: dict[str, dict[str, Any]]) -> None:
-    todo = [lambda: _restore(session, tape, states, begin)] if begin else []
+class _StandIns:
+    """Makes what stands in for a node, whichever plan it belongs to."""
 
-    def before() -> None:
-        while todo:
-            todo.pop()()
+    def __init__(self, tape: Tape, wish: Wish, begin: int, before: Callable[[], None]) -> None:
+        self.tape, self.wish, self.begin, self.before = tape, wish, begin, before
+        self.repeating = {} if wish.asks else standins.repeating(tape)
+        self.sink = standins.sink_maker(tape, wish.out)
 
-    if not wish.asks:
-        session.stand_ins.update({name: make for name, make in standins.repeating(tape).items() if name in session.nodes})
-    for node in session.nodes.values():
-        node.emit.tapped = node.plan.lane == SLOW
+    def __call__(self, node: NodeRun) -> Any:
+        tape, wish = self.tape, self.wish
         if node.gate is not None:
-            session.stand_ins[node.name] = _source(tape, node, wish, begin, before)
-        elif not node.spec.outputs:
-            session.stand_ins[node.name] = standins.sink_maker(tape, wish.out)
-        elif standins.injects(node, tape):
-            if node.name in wish.rerun:
-                continue
-            if any(path.partition(".")[0] == node.name for path in wish.wanted):
-                raise UsageError(f"{node.name} is on a slow lane, and what it made is taken from the recording: --with cannot change it",
-                                 fix=f"add --rerun {node.name}")  # fmt: skip
-            session.stand_ins[node.name] = lambda run: standins.Slow(tape, run)
-        elif node.name in wish.rerun:
-            raise UsageError(f"--rerun {node.name}: it is computed anew in any case", fix="leave --rerun out")
-        node.emit.tapped = False
+            kind = standins.Source if _mode(tape, node) == "store" else standins.Again
+            return kind(tape, node, self.begin, wish.until, self.before)
+        if not node.spec.outputs:
+            return self.sink(node)
+        if standins.injects(node) and node.name not in wish.rerun:
+            return standins.Slow(tape, node)
+        repeater = self.repeating.get(node.name)
+        return repeater(node) if repeater is not None else None
 
 
-def _source(tape: Tape, node: NodeRun, wish: Wish, begin: int, before: Callable[[], None]) -> Any:
-    mode = tape.sources.get(node.name, {}).get("mode", "store")
-    touched = [path for path in wish.wanted if path.partition(".")[0] == node.name]
-    if mode == "store" and touched:
-        raise UsageError(f"--with {touched[0]}: the frames of {node.name} come from the recording", fix="leave it out")
-    return lambda run: (standins.Source if mode == "store" else standins.Again)(tape, run, begin, wish.until, before)
+def _mode(tape: Tape, node: NodeRun) -> str:
+    return str(tape.sources.get(node.gate_id, {}).get("mode", "store"))
+
+
+def _seqs(named: Mapping[str, int]) -> dict[int, int]:
+    return {int(gate): seq for gate, seq in named.items()}
+
+
+def _check_wish(session: Session, tape: Tape, wish: Wish) -> None:
+    """Refuse what the recording leaves no room for. Raises UsageError."""
+    if wish.asks and tape.plans:
+        raise UsageError("the graph was reloaded while this was recorded: --with and --rerun cannot say what would have happened",
+                         fix="record without a reload")  # fmt: skip
+    for path in wish.wanted:
+        node = session.nodes[path.partition(".")[0]]
+        if node.gate is not None and _mode(tape, node) == "store":
+            raise UsageError(f"--with {path}: the frames of {node.name} come from the recording", fix="leave it out")
+        if standins.injects(node) and node.name not in wish.rerun:
+            raise UsageError(f"--with {path}: {node.name} is on a slow lane, and what it made comes from the recording",
+                             fix=f"add --rerun {node.name}")  # fmt: skip
+    for name in wish.rerun:
+        if not standins.injects(session.nodes[name]):
+            raise UsageError(f"--rerun {name}: it is computed anew in any case", fix="leave --rerun out")
 
 
 # ---------------------------------------------------------------- beginning in the middle
@@ -260,6 +281,8 @@ def _snapshot(tape: Tape, wish: Wish, session: Session) -> tuple[int, dict[str, 
         return 0, {}
     if wish.begin > tape.last:
         raise UsageError(f"--from {wish.begin}: the last recorded frame is {tape.last}", fix=f"give at most {tape.last}")
+    if tape.plans and wish.begin >= min(_seqs(tape.plans[0]["starts"]).values(), default=0):
+        raise ReplayError("no replay can begin after a reload of the graph", fix="begin before it, or leave --from out")
     marks = sorted({facts["mark"] for facts in tape.snapshots if facts["mark"] <= wish.begin}, reverse=True)
     problem = ""
     for mark in marks:
@@ -278,9 +301,7 @@ def _states(tape: Tape, session: Session, mark: int, wish: Wish) -> tuple[dict[s
             found[facts["node"]] = facts
     for node in session.nodes.values():
         needed = node.spec.outputs and node.gate is None
-        node.emit.tapped = node.plan.lane == SLOW
-        stands = standins.injects(node, tape) and node.name not in wish.rerun
-        node.emit.tapped = False
+        stands = standins.injects(node) and node.name not in wish.rerun
         if needed and node.name in found and found[node.name].get("cannot") and not stands:
             return {}, f"{node.name}: {found[node.name]['cannot']}"
     return found, ""
@@ -290,7 +311,7 @@ def _restore(session: Session, tape: Tape, states: Mapping[str, dict[str, Any]],
     """Put every node into its state, and on the edges what was made before `begin` and read after it. All are open, and none has run."""
     for node in session.nodes.values():
         facts = states.get(node.name)
-        if facts is None or node.gate is not None:
+        if facts is None or "params" not in facts:
             snapshots.settle(node, begin, facts["counts"] if facts is not None else {})
         else:
             snapshots.restore(node, facts, begin, recall=not isinstance(node.operator, standins.Slow))

@@ -14,6 +14,7 @@ from engine.clock import StepClock
 from engine.errors import MissingError, ReplayError, RunError
 from engine.operator import Operator, Stamped, StreamInfo
 from engine.site import Site
+from engine.wire import SLOW
 from recorder.facts import file_facts
 from recorder.payloads import SMALL, blank, digest, unpacked
 
@@ -32,9 +33,9 @@ class Source(Operator):
 
     def __init__(self, tape: Tape, node: NodeRun, begin: int, until: int | None, before: Callable[[], None]) -> None:
         self.tape, self.node, self.before = tape, node, before
-        frames = tape.frames.get(node.name, {})
+        frames = tape.frames.get(node.gate_id, {})
         self.frames = [frames[seq] for seq in sorted(frames) if seq >= begin and (until is None or seq <= until)]
-        self.facts = tape.sources.get(node.name, {})
+        self.facts = tape.sources.get(node.gate_id, {})
 
     def open(self, site: Site) -> None:
         super().open(site)
@@ -153,9 +154,10 @@ class Slow(Operator):
         return values[0] if spec.result is None else spec.result(*values)
 
 
-def injects(node: NodeRun, tape: Tape) -> bool:
+def injects(node: NodeRun) -> bool:
     """Whether the recording can stand in for a node: one of a slow lane, all of whose outputs are small enough to have been written."""
-    return node.emit.tapped and node.plan.batch == 1 and all(output.type.kind in SMALL for output in node.spec.outputs)
+    small = bool(node.spec.outputs) and all(output.type.kind in SMALL for output in node.spec.outputs)
+    return small and node.plan.lane == SLOW and node.gate is None and node.plan.batch == 1
 
 
 def repeating(tape: Tape) -> dict[str, Callable[[NodeRun], Any]]:
@@ -177,6 +179,8 @@ def _repeater(failed: Mapping[int, str], rungs: Mapping[int, Mapping[str, Any]])
                 raise Failed(failed[node.site.seq])
 
         target: Any = node.spec.target
+        if node.plan.process:
+            return None  # it computes in a child of its own, and what it raised there it raises again
         if not node.spec.is_class:
             extra = {"site": node.site} if node.spec.wants_site else {}
 

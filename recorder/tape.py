@@ -32,20 +32,21 @@ _LISTS = ("drops", "reads", "changes", "stamps", "resets")
 
 @dataclass
 class Tape:
-    """One recorded run. `frames`: source to its admitted frames by seq; `sunk`: sink to what reached it by seq; `made`: node of a slow lane to
-    what it made by seq; `failed`: node to the message of its error by seq."""
+    """One recorded run. `frames`: gate to its admitted frames by seq; `sources`: gate to what is known of its source; `sunk`: sink to what
+    reached it by seq; `made`: node of a slow lane to what it made by seq; `failed`: node to the message of its error by seq."""
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
-    frames: dict[str, dict[int, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
-    refused: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    frames: dict[int, dict[int, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
+    refused: int = 0
+    sources: dict[int, dict[str, Any]] = field(default_factory=dict)
     sunk: dict[str, dict[int, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
     made: dict[str, dict[int, list[dict[str, Any]]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     failed: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
     events: list[dict[str, Any]] = field(default_factory=list)
-    decided: dict[tuple[str, str], Any] = field(default_factory=dict)
+    decided: dict[tuple[str, str], list[Any]] = field(default_factory=lambda: defaultdict(list))
+    plans: list[dict[str, Any]] = field(default_factory=list)  # reloads
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     late: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
@@ -107,11 +108,15 @@ class Tape:
                 self.facts = facts
                 self.recording.plan = facts["plan_hash"]
             case "frame":
-                self.frames[facts["node"]][facts["seq"]] = facts
+                self.frames[facts["gate"]][facts["seq"]] = facts
             case "refused":
-                self.refused[facts["node"]] += 1
+                self.refused += 1
             case "source":
-                self.sources[facts["node"]] = facts
+                self.sources[facts["gate"]] = facts
+            case "plans":
+                if digest(facts["plan"]) != facts["plan_digest"]:
+                    raise ReplayError(f"{self.path}: a plan that was reloaded is not the one that was recorded", fix="use another copy")
+                self.plans.append(facts)
             case "sunk":
                 self.sunk[facts["node"]][facts["seq"]] = facts
             case "made":
@@ -121,7 +126,7 @@ class Tape:
                 if facts["what"] == "error" and facts.get("node"):
                     self.failed[facts["node"]][int(facts["seq"])] = str(facts.get("message", ""))
             case "decided":
-                self.decided[facts["node"], facts["what"]] = unpacked(facts["value"])
+                self.decided[facts["node"], facts["what"]].append(unpacked(facts["value"]))
             case "snapshot":
                 self.snapshots.append(facts)
             case "late":
