@@ -308,6 +308,7 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     many = not options.quick
+    embedded.root = lambda: options.weights  # the captioner of these weights, not the one that ships
     with torch.inference_mode():
         model = Model(options.weights, torch.bfloat16)
         result: dict[str, Any] = {
