@@ -45,6 +45,7 @@ class Watcher:
     light: bool = False
     stream: int = -1  # which encoder it follows, and how many of its frames it has had: it can decode the next one
     had: int = -1
+    last: int = 0  # count of the last picture it was given
     passed: int = 0
     _judged: deque[tuple[float, bool]] = field(default_factory=deque)
     _since: float = field(default_factory=time.monotonic)
@@ -59,8 +60,9 @@ class Watcher:
         raise NotImplementedError
 
     def restart(self) -> None:
-        """It cannot decode what follows: the next one has to be a key frame."""
+        """It begins anew: the next frame has to be a key frame."""
         self.stream = self.had = -1
+        self.last = 0
 
     def judge(self, taken: bool, now: float) -> None:
         """Note whether it could take a picture, and make it a light viewer, or a full one again, accordingly."""
@@ -157,6 +159,8 @@ class Feed:
         now = time.monotonic()
         groups: dict[tuple[Enc, bool], list[Watcher]] = {}
         for watcher in watchers:
+            if watcher.last >= seen.count:  # a newcomer was given it when it came
+                continue
             free = watcher.free()
             watcher.judge(free, now)
             if free:
@@ -167,7 +171,7 @@ class Feed:
                 self.encoded["jpeg"] += 1
                 frame = Frame(self._header(seen, enc), jpeg(picture, JPEG[light]), True, "", seen)
                 for watcher in group:
-                    watcher.had = 0
+                    watcher.had, watcher.last = 0, seen.count
                     watcher.give(frame)
             else:
                 self._h264(seen, picture, light, group, now)
@@ -186,7 +190,7 @@ class Feed:
         self.encoded["h264"] += 1
         frame = Frame(self._header(seen, "h264"), unit, whole, encoder.codec if whole else "", seen)
         for watcher in group if whole else can:
-            watcher.stream, watcher.had = stream, encoder.count
+            watcher.stream, watcher.had, watcher.last = stream, encoder.count, seen.count
             watcher.give(frame)
 
     def _header(self, seen: Seen, enc: Enc) -> dict[str, Any]:

@@ -38,7 +38,10 @@ class Stage:
 
     def outputs(self) -> list[dict[str, Any]]:
         """What can be looked at, the main picture first: `of` (node.output) and `main`."""
-        found = [str(n.params["box"]).removeprefix(self.prefix) for n in self.session.plan.nodes if self._is_tap(n)]
+        taps = [node for node in self.session.plan.nodes if self._is_tap(node)]
+        main = min(taps, key=lambda node: len(node.name), default=None)  # `preview` beside `preview_paint_image`
+        taps = sorted(taps, key=lambda node: node is not main)
+        found = [str(n.params["box"]).removeprefix(self.prefix) for n in taps]
         return [{"of": of, "main": i == 0} for i, of in enumerate(found)]
 
     def _is_tap(self, node: Any) -> bool:

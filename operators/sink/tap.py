@@ -44,7 +44,8 @@ class Mailbox:
         self._latest: Seen | None = None
         self._watchers = 0
         self._count = 0
-        self.ended = False  # the tap has closed, and none has opened since
+        self._taps = 0
+        self.ended = False  # the last tap has closed, and none has opened since
 
     # ---- the tap's side
 
@@ -57,12 +58,15 @@ class Mailbox:
 
     def begin(self) -> None:
         """A tap has opened."""
-        self.ended = False
+        with self._changed:
+            self._taps += 1
+            self.ended = False
 
     def end(self) -> None:
-        """The tap has closed: nobody waits any longer. The last picture stays."""
+        """A tap has closed. After the last one nobody waits any longer; its last picture stays."""
         with self._changed:
-            self.ended = True
+            self._taps -= 1
+            self.ended = self._taps <= 0  # a reload opens the new tap before it closes the old one
             self._changed.notify_all()
 
     # ---- the watchers' side
@@ -142,10 +146,12 @@ class Tap(Operator):
 
     def __init__(self, *, box: str = "") -> None:
         self.mailbox = mailbox(box) if box else Mailbox()
+        self._feeds = False
 
     def open(self, site: Any) -> None:
         super().open(site)
         self.mailbox.begin()
+        self._feeds = True
 
     def wanted(self) -> bool:
         return self.mailbox.wanted
@@ -159,7 +165,9 @@ class Tap(Operator):
         self.mailbox.put(image.data.copy(), seq=site.seq, epoch=site.epoch, pts=site.pts, born=site.born, version=version)  # type: ignore[union-attr]
 
     def close(self) -> None:
-        self.mailbox.end()
+        if self._feeds:
+            self._feeds = False
+            self.mailbox.end()
 
 
 def _where(image: Image) -> str:

@@ -93,7 +93,9 @@ async function view(of) {
     list.value = answer.of;
     find("o-enc").textContent = answer.enc === "h264" ? "H.264" : "JPEG";
   } catch (error) {
-    find("blank").textContent = error.message;
+    if (of !== null && of !== undefined) return view(null); // an output that is gone: back to the main one
+    const blank = find("blank");
+    if (blank) blank.textContent = error.message;
   }
 }
 
@@ -214,7 +216,7 @@ addEventListener("keydown", (event) => {
   if (button) event.preventDefault(), find(button).click();
 });
 
-picture.onfirst = () => find("blank").remove();
+picture.onfirst = () => find("blank")?.remove();
 setInterval(() => {
   const { fps, age } = picture.numbers();
   find("o-fps").textContent = `${fps.toFixed(fps < 10 ? 1 : 0)} fps`;

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ class Chrome:
     def __init__(self, width: int = 1440, height: int = 900, scale: float = 1.0) -> None:
         self._size = (width, height, scale)
         self._next = 0
+        self._around = ExitStack()
         self.said: list[str] = []  # what the page wrote to its console, and its uncaught errors
 
     def __enter__(self) -> Self:
@@ -42,7 +44,7 @@ class Chrome:
         self._process = subprocess.Popen([found, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             port, path = self._address()
-            self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None)
+            self._socket = self._around.enter_context(connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None))
             target = next(t for t in self._call("Target.getTargets")["targetInfos"] if t["type"] == "page")
             self._session = self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
             for domain in ("Page", "Runtime", "Log"):
@@ -54,8 +56,7 @@ class Chrome:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if socket := getattr(self, "_socket", None):
-            socket.close()
+        self._around.close()
         self._process.terminate()
         try:
             self._process.wait(10)
