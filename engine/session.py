@@ -75,6 +75,7 @@ class Session:
         self.epoch = 0
         self.oldest = 0  # packets of epochs before this one are dropped at the next edge; offline runs lose nothing and keep theirs
         self.frames_out = self.last_out = self.started = self.stopped = 0
+        self.aborted = False
         self.first_out: int | None = None
         self._counting = threading.Lock()
         self._lock = threading.Lock()
@@ -127,6 +128,7 @@ class Session:
             runner.run(tick, tick_s)
         finally:
             self.stopped, self.over = self.clock.now(), True
+            self.aborted = self.aborting.is_set()  # leaving the session stops what is over already
             for gate in self.gates.values():
                 gate.close()
             self.look()
