@@ -209,7 +209,7 @@ def _disk(found: Findings) -> dict[str, Any]:
 
 
 def devices(*, json: bool) -> None:
-    """Print the cameras, graphics cards and encoders that really open here."""
+    """Print the cameras, screens, sound devices, graphics cards, encoders and decoders that really open here."""
     from dataclasses import asdict
 
     found = report.part("operators.media.devices").list_devices()
@@ -218,9 +218,13 @@ def devices(*, json: bool) -> None:
         return
     sections = {
         "cameras": [(f'url = "{camera.url}"', camera.label) for camera in found.cameras],
+        "virtual cameras": [(f'device = "{camera.url}"', camera.label) for camera in found.virtual_cameras],
+        "screens": [(f'url = "{screen.url}"', screen.label) for screen in found.screens],
+        "sound": [(sound.label, f"{sound.into} in, {sound.out} out") for sound in found.sounds],
         "graphics cards": [(card.device, _card(card)) for card in found.cards],
         "encoders": [(e.name, f"{e.codec}, on {'hardware' if e.hardware else 'the processor'}") for e in found.encoders],
-        "hardware decoders": [(kind, "") for kind in found.decoders],
+        "decoders": [(d.name, f"{d.codec}, on {'hardware' if d.hardware else 'the processor'}") for d in found.decoders],
+        "hwaccel": [(f'hwaccel = "{kind}"', "") for kind in found.hwaccels],
     }
     for title, rows in sections.items():
         report.tell(title, "bold")

@@ -19,6 +19,15 @@ ENCODERS: dict[str, tuple[str, ...]] = {
 }
 """Encoders of each codec in order of preference."""
 
+DECODERS: dict[str, tuple[str, ...]] = {
+    "h264": ("h264", "h264_cuvid", "h264_qsv", "h264_amf"),
+    "hevc": ("hevc", "hevc_cuvid", "hevc_qsv", "hevc_amf"),
+    "av1": ("libdav1d", "av1_cuvid", "av1_qsv", "av1_amf"),
+    "vp9": ("vp9", "vp9_cuvid", "vp9_qsv", "vp9_amf"),
+    "mjpeg": ("mjpeg", "mjpeg_cuvid", "mjpeg_qsv"),
+}
+"""Decoders of each codec, software first."""
+
 QUIET = {"libx265": {"x265-params": "log-level=none"}}
 """Options that keep an encoder from printing."""
 
@@ -26,22 +35,44 @@ QUIET = {"libx265": {"x265-params": "log-level=none"}}
 @functools.cache
 def encoder_works(name: str) -> bool:
     """Whether the encoder `name` opens and encodes one picture here."""
+    return bool(_sample(name))
+
+
+@functools.cache
+def decoder_works(codec: str, name: str) -> bool:
+    """Whether the decoder `name` decodes a picture of `codec` here."""
+    import av
+
+    made = next((name for name in (*ENCODERS.get(codec, ()), codec) if not name.endswith(HARDWARE) and _sample(name)), None)
+    if made is None:
+        return False
+    try:
+        context = av.CodecContext.create(name, "r")
+        frames = [frame for data in _sample(made) for frame in context.decode(av.Packet(data))]
+        return bool(frames or context.decode(None))
+    except (av.error.FFmpegError, OSError, ValueError, RuntimeError):
+        return False
+
+
+@functools.cache
+def _sample(name: str) -> tuple[bytes, ...]:
+    """One black picture as the encoder `name` packs it; nothing where it does not work."""
     import av
 
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a page to stderr otherwise: errors only
     try:
         context = av.CodecContext.create(name, "w")
         context.options = QUIET.get(name, {})
-        context.width, context.height, context.pix_fmt = 640, 360, "yuv420p"
+        layout = "yuvj420p" if name == "mjpeg" else "yuv420p"
+        context.width, context.height, context.pix_fmt = 640, 360, layout
         context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
-        frame = av.VideoFrame(640, 360, "yuv420p")
+        frame = av.VideoFrame(640, 360, layout)
         for plane in frame.planes:
             plane.update(bytes(plane.buffer_size))
         frame.pts, frame.time_base = 0, context.time_base
-        packets = [*context.encode(frame), *context.encode(None)]
+        return tuple(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError):
-        return False
-    return bool(packets)
+        return ()
 
 
 @functools.cache

@@ -196,7 +196,7 @@ class Viewer:
 
 
 class Server:
-    """`demand(viewers, key)` is called on the loop whenever the number of those who want pictures may have changed; `key`: a key frame is needed."""
+    """`demand(viewers, key)` is called on the loop when the number who want pictures may have changed; `key`: one needs a key frame."""
 
     def __init__(self, rules: Rules, demand: Callable[[int, bool], None]) -> None:
         self.rules, self.demand = rules, demand

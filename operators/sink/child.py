@@ -90,6 +90,7 @@ def _loop(pipe: Connection[Any, Any], output: Output, tell: Tell) -> None:
     block = Block()
     pacing: Pacing | None = None
     zero: int | None = None
+    late = False
     while True:
         due = pacing.due() if pacing else None
         if not pipe.poll(None if due is None else max(0, due - time.monotonic_ns()) / 1e9):
@@ -97,8 +98,11 @@ def _loop(pipe: Connection[Any, Any], output: Output, tell: Tell) -> None:
             assert zero is not None
             now, before = time.monotonic_ns(), pacing.showing
             output.write(pacing.repeat(now), now - zero)
-            if pacing.showing != before:
-                tell("said", "source late" if pacing.showing == "last" else "slate", {})
+            if not late and pacing.silent(now):
+                late = True
+                tell("said", "source late", {})
+            if pacing.showing == "slate" != before:
+                tell("said", "slate", {})
             tell("beat", {"repeated": pacing.repeated})
             continue
         message = pipe.recv()
@@ -116,7 +120,8 @@ def _loop(pipe: Connection[Any, Any], output: Output, tell: Tell) -> None:
             zero = time.monotonic_ns() if pacing else ns
         now = time.monotonic_ns()
         if pacing:
-            if pacing.showing != "source":
+            if late:
+                late = False
                 tell("said", "source back", {"repeated": pacing.repeated})
             pacing.fresh(picture, now)
         output.write(picture, (now if pacing else ns) - zero)

@@ -318,7 +318,7 @@ class Outlet:
 
     def _hold_off(self) -> bool:
         """Wait before the next attempt; False when the output is closed meanwhile."""
-        seconds = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self._failures - 1)) * self.site.rng(self._failures).uniform(0.75, 1.25)
+        seconds = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._failures - 1, 16)) * self.site.rng(self._failures).uniform(0.75, 1.25)
         with self._changed:
             return not self._changed.wait_for(lambda: self._closing, seconds)
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 GRACE = 1.5  # periods without a picture before the last one is repeated: a source that is only a little late is no reason
 
+TOLD = 0.5  # s of silence after which it is told: a graph that stutters would fill the log
+
 
 @dataclass(frozen=True, slots=True)
 class AlwaysOn:
@@ -89,6 +91,10 @@ class Pacing:
         np.copyto(self._last, picture)
         self._fresh = self._sent = now
         self._slate, self.showing = None, "source"
+
+    def silent(self, now: int) -> bool:
+        """Whether the source has been silent for so long that it is worth telling."""
+        return now - self._fresh > TOLD * SECOND
 
     def due(self) -> int | None:
         """When (ns) the next repeat is to be sent; None before the first picture."""

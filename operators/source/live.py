@@ -59,7 +59,7 @@ class Live:
             why = self.drain.error.message if self.drain.error else "it ended" if dry else f"no frame for {idle:.0f} s"
             self._leave()
             failures += 1
-            if failures > self.max_reconnects:
+            if 0 <= self.max_reconnects < failures:
                 raise MediaError(f"{self.url} is lost, and {self.max_reconnects} attempts to reach it again failed; the last: {why}")
             self.site.event("lost", url=self.url, why=why, attempt=failures)
             if not self._wait(failures):
@@ -69,7 +69,7 @@ class Live:
 
     def _wait(self, failures: int) -> bool:
         """Hold off before the next attempt; False where the session stops."""
-        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * self.site.rng(failures).uniform(0.75, 1.25)
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures - 1, 16)) * self.site.rng(failures).uniform(0.75, 1.25)
         return self.site.sleep_until(self.site.clock.now() + round(wait * SECOND))
 
     def _leave(self) -> None:

@@ -36,7 +36,8 @@ class Video(Operator):
     `pace`: play a file in real time ("always"), as fast as it goes ("never"), or in real time under the live clock only ("auto").
     `hwaccel`: "cuda" decodes on the GPU, "auto" does so where it works; the default leaves video memory to the models.
     `open_timeout`, `read_timeout`: seconds to wait for a peer. `max_pixels`: larger pictures are refused before they cost memory.
-    `max_reconnects`: failed attempts in a row after which a live stream is given up. `allow_private`: whether addresses of the local network
+    `max_reconnects`: failed attempts in a row after which a live stream is given up; -1: never, for outputs that are `always_on`.
+    `allow_private`: whether addresses of the local network
     may be read. `options`: handed to FFmpeg, such as { video_size = "1280x720", framerate = "30" } for a camera.
 
     A live stream is emptied by a thread of its own: under the live clock a slow graph gets the newest frame. When the peer goes away or
@@ -50,7 +51,7 @@ class Video(Operator):
         end: Annotated[float | None, Range(0)] = None, loop: bool = False, pace: Literal["auto", "always", "never"] = "auto",
         size: str = "", fit: Literal["fit", "fill", "stretch", "letterbox"] = "fit",
         hwaccel: Literal["none", "auto", "cuda"] = "none", open_timeout: Annotated[float, Range(0.1, 120)] = 5.0,
-        read_timeout: Annotated[float, Range(0.1, 120)] = 3.0, max_reconnects: Annotated[int, Range(0)] = 20,
+        read_timeout: Annotated[float, Range(0.1, 120)] = 3.0, max_reconnects: Annotated[int, Range(-1)] = 20,
         max_pixels: Annotated[int, Range(1)] = MAX_PIXELS, allow_private: bool = True, options: dict[str, str] = {},  # noqa: B006
     ) -> None:  # fmt: skip
         self.url, self.fps, self.start, self.end, self.loop, self.pace = url, fps, start, end, loop, pace

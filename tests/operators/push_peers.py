@@ -103,7 +103,10 @@ def listener(kind: str, port: int) -> tuple[str, tuple[str, ...]]:
 
 
 def sending(url: str, **params: Any) -> Bench:
-    return Bench("sink.video", url=url, **{"site_live": True, "site_clock": RealClock(), "timeout": 2.0, **params})
+    rate = params.pop("fps", 0.0)
+    bench = Bench("sink.video", url=url, **{"site_live": True, "site_clock": RealClock(), "timeout": 2.0, **params})
+    bench.params["fps"] = rate  # `fps` is the bench's own word
+    return bench
 
 
 class Feed:

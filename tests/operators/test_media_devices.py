@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from operators.media import codecs
-from operators.media.devices import Card, cards, list_devices
+from operators.media.devices import Card, cards, list_devices, screens
 
 
 def test_listing_never_fails_and_tells_the_truth() -> None:
@@ -63,3 +63,23 @@ def test_cards_by_the_drivers_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     notes: list[str] = []
     assert cards(notes) == []
     assert "nvidia-smi" in notes[0]
+
+
+def test_decoders_decode_what_encoders_make() -> None:
+    assert codecs.decoder_works("h264", "h264")
+    assert not codecs.decoder_works("h264", "vp9"), "another codec's pictures are none to it"
+    assert not codecs.decoder_works("cinepak", "cinepak"), "nothing to try it with"
+    found = list_devices()
+    assert {(d.name, d.codec, d.hardware) for d in found.decoders} >= {("h264", "h264", False), ("mjpeg", "mjpeg", False)}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="X11")
+def test_a_screen_that_is_not_there_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setenv("DISPLAY", ":987")
+    assert screens(notes) == []
+    assert ":987" in notes[0]
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert screens(notes) == []
+    assert "Wayland" in notes[1]

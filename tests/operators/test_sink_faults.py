@@ -193,7 +193,7 @@ def test_a_stream_goes_on_without_its_source(receive: Callable[..., Receiver]) -
     """The last picture at the stream's rate, then a dark one; pictures come back at once, and times only rise, also over a new epoch."""
     url, listening = listener("tcp", free_port())
     receiver = receive(*listening)
-    with sending(url, always_on=True, slate="dim", slate_after=0.5, fps=20.0, timeout=10.0) as bench:
+    with sending(url, always_on=True, slate="dim", slate_after=0.7, fps=20.0, timeout=10.0) as bench:
         feed = Feed(bench)
         feed.until(lambda: bench.operator.tally().get("sent", 0) >= 10)
         last = feed.count - 1
@@ -212,9 +212,9 @@ def test_a_stream_goes_on_without_its_source(receive: Callable[..., Receiver]) -
     dark = [s for s in shown if (last <= s[0] and s[2] < 0.6 * light) or (s[0] == 0 and s[2] < 0.6 * light)]
     assert len(dark) >= 5, "then the dark one"
     gaps = sorted(b[1] - a[1] for a, b in pairwise(held))
-    assert gaps[len(gaps) // 2] == pytest.approx(50, abs=12), "at the stream's rate"
+    assert gaps[len(gaps) // 2] == pytest.approx(50, abs=8), "at the stream's rate"
     assert shown[-1][0] == feed.count - 1
-    assert [w for w in said(bench) if w in ("source late", "slate", "source back")][-3:] == ["source late", "slate", "source back"]
+    assert [w for w in said(bench) if w in ("source late", "slate", "source back")] == ["source late", "slate", "source back"]
     nothing_left()
 
 
