@@ -43,7 +43,8 @@ def load_for(stream: Stream, device: torch.device) -> Models:
     if stream.dtype == "auto" and device.type == "cpu" and len(models.towers) == 1:
         height, width = stream._working(models)
         shape = (1, models.channels, height // models.fold, width // models.fold)
-        models.cast(kinds[precision(models.unet, shape, models.text_width, models.towers[0].limit)])
+        unet, tower = models.unet, models.towers[0]
+        models.cast(kinds[stream.site.decide("precision", lambda: precision(unet, shape, models.text_width, tower.limit))])
     return models
 
 

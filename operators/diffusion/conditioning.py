@@ -6,7 +6,8 @@ It knows encodings and frames, not encoders.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from operators.diffusion.interpolate import lerp, slerp
 from operators.diffusion.text import Encoded, Encoder
@@ -36,6 +37,26 @@ class Conditioning:
     def reset(self) -> None:
         """Skip what is left of a blend: a new epoch starts with its prompt in full."""
         self.value, self.frame, self.frames = self.target, 0, 0
+
+    def snapshot(self) -> dict[str, Any]:
+        """What was said last, and the rest of a blend where one is under way."""
+        rest = None
+        if self.frame < self.frames:
+            assert self.origin is not None
+            assert self.target is not None
+            rest = {"origin": tuple(self.origin), "through": tuple(self.through), "target": tuple(self.target)}
+        return {"key": self.key, "blend": rest, "frame": self.frame, "frames": self.frames, "value": tuple(self.value) if rest and self.value else None}
+
+    def recall(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `snapshot`."""
+        if state["key"] is None:
+            return
+        text, negative, guided = state["key"]
+        self(text, negative, 0, guided, (-1, -1))
+        if state["blend"] is not None:
+            found = {name: Encoded(*tensors) for name, tensors in state["blend"].items()}
+            self.origin, self.through, self.target = found["origin"], found["through"], found["target"]
+            self.frame, self.frames, self.value = state["frame"], state["frames"], Encoded(*state["value"])
 
     def forget(self) -> None:
         """Encode again: the encoders have other weights now. The change arrives at once."""

@@ -85,6 +85,15 @@ class Intake:
         self.tensor, self.size = scaled.to(self.dtype), size
         return change
 
+    def recall(self, picture: np.ndarray[Any, Any] | None) -> None:
+        """Compare the next picture with this one, the `view` of another Intake."""
+        import torch
+
+        if picture is not None:
+            self.bytes = torch.empty(picture.shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+            self.view, self.size = self.bytes.numpy(), (0, 0)
+            self.view[...] = picture
+
     def forget(self) -> None:
         """Drop the picture; the next one counts as new."""
         self.view = self.bytes = self.tensor = self.wide = self.done = None

@@ -215,6 +215,21 @@ class Stream(Operator):
         if self._loop.reuse is not None:
             self._loop.reuse.forget()
 
+    def snapshot(self) -> Any:
+        """The age of the epoch, what the prompt was, and the pictures that a scene cut would be seen by; the rest follows from the frame."""
+        looks = [self._image, *self._controls.intakes] if self.scene_cut else []
+        pictures = [None if look.view is None else look.view.copy() for look in looks]
+        return {"age": self._age, "said": self._conditioning.snapshot(), "pictures": pictures}
+
+    def recall(self, state: Any) -> None:
+        import torch
+
+        self._age = state["age"]
+        with torch.inference_mode():
+            self._conditioning.recall(state["said"])
+        for look, picture in zip([self._image, *self._controls.intakes], state["pictures"], strict=False):
+            look.recall(picture)
+
     def relieve(self) -> bool:
         """Keep text encoders, autoencoder and ControlNets off the device between uses."""
         return self.models is not None and self.models.relieve()
