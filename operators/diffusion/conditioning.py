@@ -44,8 +44,9 @@ class Conditioning:
         if self.frame < self.frames:
             assert self.origin is not None
             assert self.target is not None
-            rest = {"origin": tuple(self.origin), "through": tuple(self.through), "target": tuple(self.target)}
-        return {"key": self.key, "blend": rest, "frame": self.frame, "frames": self.frames, "value": tuple(self.value) if rest and self.value else None}
+            assert self.value is not None
+            rest = {"origin": tuple(self.origin), "through": tuple(self.through), "target": tuple(self.target), "value": tuple(self.value)}
+        return {"key": self.key, "blend": rest, "frame": self.frame, "frames": self.frames}
 
     def recall(self, state: Mapping[str, Any]) -> None:
         """Go on from a `snapshot`."""
@@ -56,7 +57,7 @@ class Conditioning:
         if state["blend"] is not None:
             found = {name: Encoded(*tensors) for name, tensors in state["blend"].items()}
             self.origin, self.through, self.target = found["origin"], found["through"], found["target"]
-            self.frame, self.frames, self.value = state["frame"], state["frames"], Encoded(*state["value"])
+            self.frame, self.frames, self.value = state["frame"], state["frames"], found["value"]
 
     def forget(self) -> None:
         """Encode again: the encoders have other weights now. The change arrives at once."""
