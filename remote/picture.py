@@ -15,9 +15,11 @@ WAIT_S = 3.0  # for a picture made from now on
 
 def find(session: Session, of: str) -> tuple[Mailbox, str]:
     """The mailbox that pictures of `of` (node.output, node, or "" for the main one) come into, and what it shows. Raises Refused."""
-    taps = {}
+    from operators.sink.tap import mailbox
+
+    taps: dict[str, str] = {}
     for name, run in list(session.nodes.items()):
-        if run.plan.op == "sink.tap" and run.trigger is not None and run.operator is not None:
+        if run.plan.op == "sink.tap" and run.trigger is not None:
             edge = run.trigger.edge
             taps.setdefault(_before(session, edge.source, edge.output), name)
     known = list(taps)
@@ -27,7 +29,11 @@ def find(session: Session, of: str) -> tuple[Mailbox, str]:
         raise Refused("NoTap", "nothing in this graph takes pictures for a snapshot", fix=fix)
     if len(fits) != 1:
         raise Refused("NoTap", f"there is no tap for {of!r}", expected="one of " + ", ".join(known), found=of)
-    return session.nodes[taps[fits[0]]].operator.mailbox, fits[0]
+    run = session.nodes[taps[fits[0]]]
+    box = str(run.params.get("box", ""))
+    if not box and run.operator is None:
+        raise Refused("NoPicture", "the graph is still opening", fix="try again in a moment")
+    return (mailbox(box) if box else run.operator.mailbox), fits[0]
 
 
 def _before(session: Session, node: str, output: str) -> str:

@@ -88,7 +88,6 @@ class Link:
         self._reader, self._writer = socket.socketpair()
         try:
             self._socket.setsockopt(zmq.LINGER, 500)
-            self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a request must not lie in wait for an engine that starts an hour later
             self._socket.setsockopt(zmq.MAXMSGSIZE, ANSWER_BYTES)
             self._socket.setsockopt(zmq.SNDHWM, 0)
             self._socket.setsockopt(zmq.RCVHWM, 0)  # what is not read here is left out over there
@@ -114,6 +113,7 @@ class Link:
         self._outbox: deque[Request] = deque()
         self._requests: dict[int, Request] = {}
         self._closing = False
+        self._up = False  # somebody is there: a request must not lie in wait for an engine that starts an hour later
         self._why = ""  # the connection could not be made
         self._thread = threading.Thread(target=self._run, name="afterimage control", daemon=True)
         self._thread.start()
@@ -193,7 +193,7 @@ class Link:
 
     def _pause(self, unsent: deque[Request]) -> int:
         """Milliseconds until something is due."""
-        if unsent:
+        if unsent and self._up:
             return 20
         waits = [r.until for r in list(self._requests.values()) if not r.answer.done()]
         return max(1, min(1000, round((min(waits) - time.monotonic()) * 1000) + 1)) if waits else 1000
@@ -238,7 +238,7 @@ class Link:
     def _send(self, unsent: deque[Request]) -> None:
         import zmq
 
-        while unsent:
+        while unsent and self._up:  # ZMQ_IMMEDIATE would do this too, but it throws away what the other side said last
             request = unsent[0]
             if request.number in self._requests:
                 try:
@@ -271,14 +271,15 @@ class Link:
             except zmq.Again:
                 return
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._why = ""
+                self._up, self._why = True, ""
             elif event == zmq.EVENT_CONNECTED:
                 self._why = "somebody listens but does not speak with us: is a key missing or wrong?"
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._why = "our key is not allowed"
             elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
                 self._why = "keys and no keys do not go together"
-            elif event == zmq.EVENT_DISCONNECTED and not self._why:
+            elif event == zmq.EVENT_DISCONNECTED and self._up:
+                self._up = False
                 self._receive()  # what came before the end counts
                 self._lose(f"the connection to {self.url} was lost")
 

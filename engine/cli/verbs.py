@@ -237,6 +237,17 @@ def new(
 
 
 @app.command()
+def keys(
+    name: Annotated[str, typer.Argument(help="What the key is called: NAME.key and NAME.key_secret are written.")],
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to.")] = Path("keys"),
+) -> None:
+    """Make a key pair for sockets that other machines can reach. The .key is given away, the .key_secret stays here."""
+    from engine.cli import keys as verb
+
+    verb.keys(name, folder)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     import engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -369,3 +370,35 @@ def shared(tmp_path_factory):
         run.session.stop()
         run.wait()
         run.session.check()
+
+
+class Parting:
+    """Verbs whose run ends as soon as it is asked to."""
+
+    def __init__(self) -> None:
+        self.asked: queue.Queue[tuple[int, Any]] = queue.Queue()
+
+    def handle(self, request: Any, reply: Any) -> None:
+        reply({"v": 1, "id": request["id"], "kind": "accepted", "receipt": 1})
+        self.asked.put((request["id"], reply))
+
+    def forget(self, reply: Any) -> None:
+        pass
+
+
+def test_what_is_said_last_arrives():
+    for _ in range(15):
+        verbs = Parting()
+        server = Server(verbs, "tcp://127.0.0.1:*")  # type: ignore[arg-type]
+        server.start()
+
+        def part(verbs: Parting = verbs, server: Server = server) -> None:
+            number, reply = verbs.asked.get(timeout=10)
+            reply({"v": 1, "id": number, "kind": "applied", "receipt": 1, "seq": None})
+            server.close()
+
+        thread = threading.Thread(target=part)
+        thread.start()
+        with Control(server.endpoint) as client:
+            client.stop().wait_applied(5)
+        thread.join()
