@@ -12,6 +12,7 @@ RunError naming their type; the child's traceback is the cause. A child that was
 from __future__ import annotations
 
 import builtins
+import copy
 import importlib
 import multiprocessing
 import signal
@@ -80,6 +81,12 @@ class ProcessOperator(Operator):
 
     def reset(self) -> None:
         self._ask("reset")
+
+    def snapshot(self) -> Any:
+        return copy.deepcopy(self._ask("snapshot"))  # arrays arrive in buffers that are lent for this call only
+
+    def recall(self, state: Any) -> None:
+        self._ask("recall", (state,))
 
     def flush(self) -> Any:
         return self._ask("flush")
@@ -248,7 +255,9 @@ class _Child:
         if what == "update":
             self.params.update(named)
         if self.target is None:
-            return None
+            return {} if what == "snapshot" else None
+        if what == "recall":
+            args = copy.deepcopy(args)
         return self.target(*args, **named) if what == "call" else getattr(self.target, what)(*args, **named)
 
 
