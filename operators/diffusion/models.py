@@ -6,7 +6,7 @@ It knows how modules fit, not when they are called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,7 +73,8 @@ class Models:
     family: Family = FAMILIES["sd15"]
     recipe: Recipe = PLAIN
     empty_is_zero: bool = False
-    relieved: bool = False
+    resting: dict[int, Any] = field(default_factory=dict)  # modules that are on the device only while they work, by id
+    planned: dict[int, Any] = field(default_factory=dict)  # those of them that the memory plan keeps away, relieved or not
 
     def __post_init__(self) -> None:
         self.fold = self.coder.fold
@@ -118,40 +119,52 @@ class Models:
     def _guests(self) -> list[Any]:
         return [*self._texts(), self.coder.module, *self._parts_of_nets()]
 
+    def _by_name(self) -> dict[str, list[Any]]:
+        """Modules by the names that the memory plan knows them by (operators.diffusion.work)."""
+        nets = {f"controlnet {i + 1}": [net.module, net.embedding] for i, net in enumerate(self.nets)}
+        return {"text": self._texts(), "vae": [self.coder.module], **nets}
+
+    def offload(self, names: Collection[str]) -> None:
+        """Keep these parts off the device between uses, from now on: what the memory plan decided."""
+        self.planned = {id(module): module for name, modules in self._by_name().items() if name in names for module in modules}
+        self._rest(self.planned)
+
+    @property
+    def relieved(self) -> bool:
+        """Whether everything but the UNet is kept off the device."""
+        return all(id(module) in self.resting for module in self._guests())
+
     def relieve(self) -> bool:
         """Keep everything but the UNet off the device except while it works; False where that is so already."""
         if self.relieved:
             return False
-        self.relieved = True
-        self._move("cpu")
+        self._rest({id(module): module for module in self._guests()})
         return True
 
     def restore(self) -> None:
-        """Undo `relieve`."""
-        if self.relieved:
-            self.relieved = False
-            self._move(self.device)
+        """Undo `relieve`; what was planned to be away stays away."""
+        self._rest(self.planned)
 
-    def _move(self, device: Any) -> None:
+    def _rest(self, away: dict[int, Any]) -> None:
         import torch
 
         for module in self._guests():
-            module.to(device)
+            if (id(module) in away) != (id(module) in self.resting):
+                module.to("cpu" if id(module) in away else self.device)
+        self.resting = dict(away)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @contextmanager
     def use(self, *modules: Any) -> Iterator[None]:
-        """`modules` are on the device inside; outside too, unless relieved."""
-        if not self.relieved:
-            yield
-            return
+        """`modules` are on the device inside; outside too, unless they rest elsewhere."""
+        moved = [module for module in modules if id(module) in self.resting] if self.resting else []
         try:
-            for module in modules:
+            for module in moved:
                 module.to(self.device)
             yield
         finally:
-            for module in modules:
+            for module in moved:
                 module.to("cpu")
 
 

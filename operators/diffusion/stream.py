@@ -150,6 +150,7 @@ class Stream(Operator):
         self.models: Models | None = None
         self._age = 0
         self._cut_at = (-1, -1)
+        self._told_fused = False
 
     @classmethod
     def outlook(cls, asked: Asked) -> Outlook | None:
@@ -184,6 +185,7 @@ class Stream(Operator):
             parse(text, self.syntax)
         self._output = (self.height or self.size, self.width or self.size)
         models = self.models = self._load(torch.device(site.device))
+        models.offload(site.offload)
         recipe = models.recipe
         self._sampler = models.sampler if self.scheduler == "auto" or site.embedded else self.scheduler
         self._guide = Guide(models, self._sampler, self.guidance)
@@ -301,12 +303,14 @@ class Stream(Operator):
             run = rows.n if source is None else executed(rows.n, self.strength)
             if run:
                 noise, extra = self._draw(rows, models, size), self._guide.input(self.guidance_scale)
-                with models.use(*(c.net.module for c in controls)):
+                with self.site.span("denoise"), models.use(*(c.net.module for c in controls)):
                     latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, extra, self.site.check, added)
             else:
                 latent = source
-            picture = self._outlet.emit(models.decode(latent), latent, self._output, self.site)
+            with self.site.span("decode"):
+                picture = self._outlet.emit(models.decode(latent), latent, self._output, self.site)
             if picture is not None:
+                self.site.measure(executed=run, strength=float(self.strength), size=size[0])
                 return picture, latent
             self._loop.clear()
             self.site.event("not_finite", started="from noise" if source is None else "from the source", executed=run)
@@ -343,6 +347,9 @@ class Stream(Operator):
         loras, said = self._loras, self.lora_weights
         weights = [said[n] if said and n < len(said) else float(wish.get("weight", 1.0)) for n, wish in enumerate(self.loras)]
         text = loras.set(weights)
+        if text is None and loras.fused and tuple(weights) != loras.weights and not self._told_fused:
+            self._told_fused = True
+            self.site.event("loras_fused", asked=weights, stays=list(loras.weights), why="fuse_loras let go of the weights without them")
         if text is None:
             return
         if text:

@@ -198,6 +198,30 @@ def test_relieved_modules_are_away_between_uses(monkeypatch: pytest.MonkeyPatch)
         assert moves == [(name, place) for name in ("text", "control", "vae") for place in ("cpu:0", "cpu")]
 
 
+def test_what_the_memory_plan_keeps_away_stays_away() -> None:
+    """The plan names the text encoder and the ControlNet; running out of memory takes the rest, and relief gives back no more than that."""
+    with stream() as bench:
+        plain = bench(skeleton(), carry=Latent(torch.ones(1, 4, 8, 8)))
+    with stream(site_offload=frozenset({"text", "controlnet 1"})) as bench:
+        models = bench.operator.models
+        planned = {id(models.towers[0].module), id(models.nets[0].module), id(models.nets[0].embedding)}
+        assert set(models.resting) == planned
+        assert same(bench(skeleton(), carry=Latent(torch.ones(1, 4, 8, 8))), plain)
+        assert bench.operator.relieve()
+        assert set(models.resting) == planned | {id(models.coder.module)}
+        bench.operator.restore()
+        assert set(models.resting) == planned
+
+
+def test_a_frame_says_what_was_executed() -> None:
+    said: list[dict[str, float]] = []
+    with stream(steps=4, strength=0.5) as bench:
+        bench.site._measure = lambda node, seq, numbers: said.append(numbers)
+        bench(skeleton())
+        bench(skeleton(), carry=Latent(torch.ones(1, 4, 8, 8)))
+    assert [(row["executed"], row["strength"]) for row in said] == [(4, 0.5), (2, 0.5)]
+
+
 # ---------------------------------------------------------------- steady state
 
 
