@@ -160,6 +160,7 @@ def stats(session: Session, rates: Rates | None = None) -> dict[str, Any]:
         }  # fmt: skip
     return {
         "state": state_of(session),
+        "paused": bool(getattr(session, "paused", False)),
         "seconds": round(max(0, session.clock.now() - session.started) / 1e9, 3) if session.started else 0.0,
         "frames": frames_of(session),
         "fps": round(rate, 3),

@@ -145,9 +145,10 @@ link.on("state", ({ state, pause }) => {
 
 // ---------------------------------------------------------------- buttons
 
-async function act(op, fields, words) {
+async function act(op, fields, words, landed = () => {}) {
   try {
     await link.ask(op, fields, (message) => {
+      if (message.kind === "applied") landed();
       if (message.kind === "failed" || message.kind === "refused") say(`${op}: ${message.error?.message ?? message.kind}`, true);
       else if (words) say(message.seq === null || message.seq === undefined ? words : `${words} at frame ${message.seq}`);
     });
@@ -162,7 +163,10 @@ function setPaused(now) {
   find("pause").setAttribute("aria-pressed", now);
 }
 
-find("pause").onclick = () => act(paused ? "resume" : "pause", {}, paused ? "resumed" : "paused");
+find("pause").onclick = () => {
+  const on = !paused;
+  act(on ? "pause" : "resume", {}, on ? "paused" : "resumed", () => setPaused(on));
+};
 find("reset").onclick = () => act("reset", { reason: "asked for in the preview" }, "a new epoch");
 find("outputs").onchange = (event) => view(event.target.value);
 find("full").onclick = () => (document.fullscreenElement ? document.exitFullscreen() : find("screen").requestFullscreen());

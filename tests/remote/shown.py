@@ -74,6 +74,17 @@ def film(*, clock: str = "live", **params: Any) -> Graph:
     return graph.build()
 
 
+class Told(Session):
+    """A session that tells its preview what happens, as the command line's does."""
+
+    preview: Preview
+
+    def event(self, what: str, node: str, seq: int, **facts: Any) -> None:
+        super().event(what, node, seq, **facts)
+        if hasattr(self, "preview"):
+            self.preview.event({"at": self.clock.now(), "what": what, "node": node, "seq": seq, **facts})
+
+
 @dataclass
 class Shown:
     """A session that runs on a thread, with its preview."""
@@ -122,7 +133,8 @@ def shown(graph: Graph | None = None, **options: Any) -> Iterator[Shown]:
     """Run `graph` with a preview; afterwards nothing of it is left, and no packet was lost."""
     before = set(threading.enumerate())
     preview = Preview("127.0.0.1:0", **options)
-    session = Session(compile(preview.graph(graph or film())))
+    session = Told(compile(preview.graph(graph or film())))
+    session.preview = preview
     run = Shown(session, preview)
     preview.attached(session)
 

@@ -1,0 +1,192 @@
+"""The preview page in a real browser: what it shows, that its controls reach the graph, that it fits a phone and comes back by itself.
+
+Skips where no Chromium is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import chrome
+import pytest
+from chrome import Chrome
+from shown import BITS, BLOCK, Shown, film, shown
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(chrome.program() is None, reason="no Chromium on this machine")]
+
+NUMBER = f"""(() => {{
+  const canvas = document.querySelector('#picture');
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, {BLOCK}).data;
+  let number = 0;
+  for (let bit = 0; bit < {BITS}; bit++) {{
+    const at = 4 * (canvas.width * {BLOCK // 2} + bit * {BLOCK} + {BLOCK // 2});
+    if (pixels[at + 1] > 128) number |= 1 << bit;
+  }}
+  return [number, afterimage.picture.last.seq, canvas.width, canvas.height];
+}})()"""
+"""What the canvas shows, by the bits in its top row, beside what the page believes that it shows."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    with Chrome(1280, 860) as found:
+        yield found
+
+
+def opened(browser: Chrome, run: Shown, query: str = "") -> Chrome:
+    browser.open("about:blank")
+    browser.said.clear()
+    browser.open(f"http://127.0.0.1:{run.port}/?token={run.token}")
+    if query:
+        browser.open(f"http://127.0.0.1:{run.port}/?{query}")
+    browser.until("globalThis.afterimage?.picture.count > 2")
+    return browser
+
+
+def text(browser: Chrome, selector: str) -> Any:
+    return browser.evaluate(f"document.querySelector({selector!r}).textContent")
+
+
+@pytest.mark.parametrize(("query", "enc"), [("", "h264"), ("codecs=jpeg", "jpeg")])
+def test_the_canvas_shows_the_newest_frame(browser: Chrome, query: str, enc: str) -> None:
+    with shown(film(fps=15)) as run:
+        opened(browser, run, query)
+        assert browser.evaluate("location.href") == f"http://127.0.0.1:{run.port}/" + (f"?{query}" if query else "")  # no token to be seen
+        assert browser.evaluate("afterimage.picture.enc") == enc
+        number, believed, width, height = browser.evaluate(NUMBER)
+        assert (number, width, height) == (believed, 256, 96)
+        browser.until("afterimage.picture.count > 12")
+        assert browser.evaluate(NUMBER)[0] > number
+        assert browser.evaluate("afterimage.picture.drawn.every((d, i, all) => !i || d.seq > all[i - 1].seq)")
+        assert 0 < browser.evaluate("afterimage.picture.numbers().age") < 5000
+        assert not [said for said in browser.said if "getImageData" not in said]  # which is this test's own doing
+
+
+def test_colours_arrive_as_they_are(browser: Chrome) -> None:
+    with shown(film(fps=10)) as run:
+        opened(browser, run)
+        pixel = "document.querySelector('#picture').getContext('2d').getImageData(128, 80, 1, 1).data"
+        red, green, blue, seq = browser.evaluate(f"[...{pixel}.slice(0, 3), afterimage.picture.last.seq]")
+        assert abs(green - 90) <= 6
+        assert abs(blue - 90) <= 6
+        assert abs(red - seq % 200) <= 12
+
+
+def test_a_browser_that_cannot_decode_goes_on_with_jpeg(browser: Chrome) -> None:
+    with shown(film(fps=10)) as run:
+        opened(browser, run)
+        browser.evaluate("afterimage.picture.decoder.decode(new EncodedVideoChunk({type: 'key', timestamp: 0, data: new Uint8Array(64)}))")
+        browser.until("afterimage.picture.enc === 'jpeg'")
+        count = browser.evaluate("afterimage.picture.count")
+        browser.until(f"afterimage.picture.count > {count + 3}")
+        number, believed, *_ = browser.evaluate(NUMBER)
+        assert number == believed
+
+
+def test_a_slider_moves_the_graph_and_says_from_which_frame(browser: Chrome) -> None:
+    with shown(film(fps=20)) as run:
+        opened(browser, run)
+        browser.evaluate("""(() => { const slider = document.querySelector('#c-keep-level'); slider.value = 8;
+                            slider.dispatchEvent(new Event('input', { bubbles: true })); })()""")
+        receipt = "document.querySelector('#c-keep-level').parentElement.querySelector('.receipt')"
+        browser.until(f"/applied at frame \\d+/.test({receipt}.textContent)")
+        assert run.session.nodes["keep"].params["level"] == 8
+        run.session.set({"keep.level": 2})  # somebody else's change is shown too
+        browser.until("document.querySelector('#c-keep-level').value === '2'")
+        number = "document.querySelector('#c-keep-level').parentElement.querySelector('.beside')"
+        browser.evaluate(f"(() => {{ const n = {number}; n.value = 70; n.dispatchEvent(new Event('change')); }})()")
+        browser.until(f"{receipt}.dataset.state === 'bad'")
+        assert run.session.nodes["keep"].params["level"] == 2
+        browser.until("document.querySelector('#c-keep-level').value === '2'")
+
+
+def test_buttons_do_what_they_say(browser: Chrome, tmp_path: Any) -> None:
+    with shown(film(fps=20)) as run:
+        run.preview.stage.folder = tmp_path  # type: ignore[union-attr]
+        opened(browser, run)
+        press = "document.querySelector('#{}').click()".format
+        browser.evaluate(press("pause"))
+        browser.until("document.querySelector('#pause').textContent === 'Resume'")
+        assert run.session.paused
+        browser.evaluate(press("pause"))
+        browser.until("document.querySelector('#pause').textContent === 'Pause'")
+        browser.evaluate(press("reset"))
+        browser.until("/a new epoch at frame/.test(document.querySelector('#said').textContent)")
+        assert run.session.epoch == 1
+        browser.evaluate(press("record"))
+        browser.until("document.querySelector('#record').getAttribute('aria-pressed') === 'true' && !document.querySelector('#o-rec').hidden")
+        browser.until("afterimage.link.ask('record').then(answer => answer.frames > 5)")
+        browser.evaluate(press("record"))
+        browser.until("document.querySelector('#record').getAttribute('aria-pressed') === 'false'")
+        assert len(list(tmp_path.glob("film-*.mp4"))) == 1
+        browser.evaluate("""(() => { const list = document.querySelector('#outputs'); list.value = 'film.image';
+                            list.dispatchEvent(new Event('change')); })()""")
+        browser.until("afterimage.picture.last.stream === 'film.image'")
+        browser.evaluate(press("stop"))
+        assert not run.session.draining.is_set()  # one press only asks
+        browser.evaluate(press("stop"))
+        browser.until("/stopped/i.test(document.querySelector('#stop').textContent + document.querySelector('#state').textContent)")
+        assert run.session.draining.is_set()
+
+
+def test_the_graph_and_the_plots_are_drawn_with_live_numbers(browser: Chrome) -> None:
+    with shown(film(fps=20)) as run:
+        opened(browser, run)
+        assert sorted(browser.evaluate("[...document.querySelectorAll('.node .nodename')].map(n => n.textContent)")) == ["film", "keep", "out"]
+        assert browser.evaluate("document.querySelectorAll('.edges path').length") == 2
+        browser.until("[...document.querySelectorAll('.node .ms')].every(n => / ms$/.test(n.textContent))")
+        browser.until("document.querySelectorAll('.plot b').length === 4 && document.querySelector('.plot b').textContent !== '–'")
+        assert float(text(browser, "#v-fps")) > 0
+        assert text(browser, "#state") == "online"
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1024, 1440])
+def test_nothing_is_wider_than_the_screen(browser: Chrome, width: int) -> None:
+    with shown(film(fps=10)) as run:
+        browser.resize(width, 800)
+        try:
+            opened(browser, run)
+            browser.until("document.querySelector('.plot b').textContent !== '–'")
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width
+            low = "[...document.querySelectorAll('button')].filter(b => b.offsetParent && b.getBoundingClientRect().height < 32).map(b => b.id)"
+            assert browser.evaluate(low) == []
+        finally:
+            browser.resize(1280, 860)
+
+
+def test_everything_has_a_name_and_can_be_reached_with_the_keyboard(browser: Chrome) -> None:
+    with shown(film(fps=10)) as run:
+        opened(browser, run)
+        tree = browser.call("Accessibility.getFullAXTree")["nodes"]
+        asked = {"button", "slider", "spinbutton", "combobox", "checkbox", "switch", "textbox", "image", "img"}
+        nameless = [
+            n["role"]["value"] for n in tree
+            if not n.get("ignored") and n.get("role", {}).get("value") in asked and not n.get("name", {}).get("value")
+        ]  # fmt: skip
+        assert not nameless
+        browser.evaluate("document.activeElement.blur()")
+        seen = set()
+        for _ in range(30):
+            for kind in ("keyDown", "keyUp"):
+                browser.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+            seen.add(browser.evaluate("document.activeElement.id || document.activeElement.className"))
+        assert {"outputs", "pause", "reset", "snapshot", "record", "full", "stop", "c-keep-level"} <= seen
+        browser.evaluate("document.activeElement.blur()")
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", windowsVirtualKeyCode=32, text=" " * (kind == "keyDown"))
+        browser.until("document.querySelector('#pause').textContent === 'Resume'")
+
+
+def test_a_lost_connection_is_said_and_made_again(browser: Chrome) -> None:
+    with shown(film(fps=15)) as run:
+        opened(browser, run)
+        browser.evaluate("afterimage.link.socket.close()")
+        browser.until("document.querySelector('#link').dataset.state !== 'live'")
+        browser.until("document.querySelector('#link').dataset.state === 'live'")
+        count = browser.evaluate("afterimage.picture.count")
+        browser.until(f"afterimage.picture.count > {count + 3}")
+        number, believed, *_ = browser.evaluate(NUMBER)
+        assert number == believed
+    browser.until("document.querySelector('#link').dataset.state !== 'live'")  # the run is over
+    browser.open("about:blank")
