@@ -1,0 +1,2 @@
+/** @param {Uint8Array} bytes @returns {unknown} */
+export function unpack(bytes: Uint8Array): unknown;
