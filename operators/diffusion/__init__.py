@@ -10,8 +10,8 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from operators.diffusion.codec import Decode, Encode
+from operators.diffusion.codec import Decode, Encode, Snapshot
 from operators.diffusion.reference import MakeReference, Reference
 from operators.diffusion.stream import Painted, Stream
 
-__all__ = ["Decode", "Encode", "MakeReference", "Painted", "Reference", "Stream"]
+__all__ = ["Decode", "Encode", "MakeReference", "Painted", "Reference", "Snapshot", "Stream"]

@@ -5,11 +5,12 @@ Invariant: decode(encode(picture)) is what the autoencoder makes of the picture,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from engine.errors import MediaError, UsageError
-from engine.operator import HOST_RGB, Operator, Range, operator
+from engine.operator import HOST_RGB, Live, Operator, Range, operator
 from engine.payload import Image, Latent
+from operators.diffusion.options import Precision
 
 if TYPE_CHECKING:
     from engine.site import Site
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class _Codec(Operator):
     """An autoencoder with a life."""
 
-    def __init__(self, vae: str, dtype: str) -> None:
-        self.vae, self.dtype = vae, dtype
+    def __init__(self, vae: str, dtype: str, tiling: bool = False, slicing: bool = False) -> None:
+        self.vae, self.dtype, self.tiling, self.slicing = vae, dtype, tiling, slicing
         self.coder: Coder | None = None
         self.away = False
 
@@ -37,6 +38,7 @@ class _Codec(Operator):
         dtype = kinds.get(self.dtype, torch.float32 if self.device.type == "cpu" else torch.float16)
         where = (embedded_folder() / "vae", "embedded") if site.embedded else coder.place(self.vae)
         self.coder = coder.load(*where, dtype)
+        self.coder.spare(tiling=self.tiling, slicing=self.slicing)
         self.coder.module.to(self.device, memory_format=torch.channels_last)
 
     def relieve(self) -> bool:
@@ -71,11 +73,11 @@ class Encode(_Codec):
     """The clean latent of a picture, in the scale the UNet sees.
 
     `vae`: a model with an autoencoder, or an autoencoder of its own (full or tiny). The picture is cut in the middle to multiples of what the
-    autoencoder folds into one cell (8 pixels in Stable Diffusion).
+    autoencoder folds into one cell (8 pixels in Stable Diffusion). `tiling` and `slicing` spare memory.
     """
 
-    def __init__(self, *, vae: str, dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto") -> None:
-        super().__init__(vae, dtype)
+    def __init__(self, *, vae: str, dtype: Precision = "auto", tiling: bool = False, slicing: bool = False) -> None:
+        super().__init__(vae, dtype, tiling, slicing)
 
     def open(self, site: Site) -> None:
         from operators.diffusion.pixels import Intake
@@ -103,18 +105,21 @@ class Decode(_Codec):
     """The picture of a latent, at its own size or at `width` x `height`.
 
     `vae`: a model with an autoencoder, or an autoencoder of its own. With the full one, pictures of every n-th frame are snapshots in a
-    quality that the tiny decoder of a live stream does not reach. Raises MediaError for a latent that is not finite.
+    quality that the tiny decoder of a live stream does not reach (diffusion.snapshot does that on demand). `tiling` decodes in overlapping
+    tiles: a large picture in a little memory. Raises MediaError for a latent that is not finite.
     """
 
     def __init__(
         self,
         *,
         vae: str,
-        dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
+        dtype: Precision = "auto",
+        tiling: bool = False,
+        slicing: bool = False,
         width: Annotated[int | None, Range(8, 8192)] = None,
         height: Annotated[int | None, Range(8, 8192)] = None,
     ) -> None:
-        super().__init__(vae, dtype)
+        super().__init__(vae, dtype, tiling, slicing)
         self.width, self.height = width, height
 
     def open(self, site: Site) -> None:
@@ -124,6 +129,9 @@ class Decode(_Codec):
         self._outlet = Outlet()
 
     def __call__(self, latent: Latent) -> Annotated[Image, HOST_RGB]:
+        return self._decode(latent)
+
+    def _decode(self, latent: Latent) -> Image:
         import torch
 
         assert self.coder is not None
@@ -138,3 +146,40 @@ class Decode(_Codec):
         if picture is None:
             raise MediaError("the latent or its picture is not finite")
         return picture
+
+
+@operator("diffusion.snapshot", lane="slow", gpu=True)
+class Snapshot(Decode):
+    """Pictures in full quality of some of the latents of a stream, which itself goes on with a fast decoder.
+
+    It runs on the slow lane: connect `latent` of the stream with policy = "latest" and a sink.images behind it. `every`: one picture of so
+    many latents that arrive, the first at once; 0 rests. `take`: one picture more each time this number rises, whatever `every` says. Both
+    are live, so a key press or a program can ask for a picture. The others are those of diffusion.decode.
+    """
+
+    def __init__(
+        self,
+        *,
+        vae: str,
+        dtype: Precision = "auto",
+        tiling: bool = True,
+        slicing: bool = False,
+        width: Annotated[int | None, Range(8, 8192)] = None,
+        height: Annotated[int | None, Range(8, 8192)] = None,
+        every: Annotated[int, Live(0, 1_000_000)] = 0,
+        take: Annotated[int, Live(0, 1_000_000_000)] = 0,
+    ) -> None:
+        super().__init__(vae=vae, dtype=dtype, tiling=tiling, slicing=slicing, width=width, height=height)
+        self.every, self.take = every, take
+        self._taken, self._since = take, 0
+
+    def reset(self) -> None:
+        """Count `every` afresh: a new epoch begins with a picture."""
+        self._since = 0
+
+    def __call__(self, latent: Latent) -> Annotated[Image, HOST_RGB] | None:
+        asked = self.take > self._taken
+        self._taken = self.take
+        due = self.every > 0 and self._since % self.every == 0
+        self._since += 1
+        return self._decode(latent) if asked or due else None

@@ -68,7 +68,8 @@ def _teach(tower: TextTower, name: str, word: str, vectors: torch.Tensor) -> Non
             fix="take an embedding made for this family of models",
         )
     words = [word] + [f"{word}_{n}" for n in range(1, len(vectors))]
-    if tower.tokenizer.add_tokens(words) != len(words):
+    known = tower.tokenizer.get_vocab()
+    if any(each in known for each in words) or tower.tokenizer.add_tokens(words) != len(words):
         raise UsageError(f"embedding {name}: the word {word!r} has a meaning already", fix="choose another token")
     table = tower.module.get_input_embeddings()
     rows = max(len(tower.tokenizer), len(table.weight))

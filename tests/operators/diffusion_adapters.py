@@ -118,12 +118,12 @@ def lora_file(path: Path, unet: Any, texts: Mapping[str, Any], *, style: str, se
     kinds = UNET_KINDS if style != "old" else ("to_q", "to_k", "to_v", "to_out.0")
     found = layers(unet, *kinds)
     ldm = ldm_names(unet.config, found)
-    for n, (name, (down, up)) in enumerate(factors(found, seed).items()):
+    for name, (down, up) in factors(found, seed).items():
         if style in ("kohya", "sgm"):
             key = "lora_unet_" + (ldm[name] if style == "sgm" else name).replace(".", "_")
             state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
             if alpha is not None:
-                state[f"{key}.alpha"] = torch.tensor(alpha + n % 2)
+                state[f"{key}.alpha"] = torch.tensor(alpha)
         elif style == "old":
             base, _, projection = name.rpartition("attn1." if "attn1." in name else "attn2.")
             attention = "attn1" if "attn1." in name else "attn2"
@@ -137,7 +137,7 @@ def lora_file(path: Path, unet: Any, texts: Mapping[str, Any], *, style: str, se
             path_name = name if name.startswith("text_model.") else f"text_model.{name}"
             if style in ("kohya", "sgm"):
                 key = f"lora_{prefix}_{path_name.replace('.', '_')}"
-                state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha or 3.0)}
+                state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha or 2.0)}
             elif style == "diffusers":
                 state |= {f"{part}.{path_name}.lora_A.weight": down, f"{part}.{path_name}.lora_B.weight": up}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -243,13 +243,15 @@ def _vae_to_ldm(state: Mapping[str, Any], blocks: int) -> dict[str, Any]:
     out = {}
     for key, value in state.items():
         name = key.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
-        name = name.replace("mid_block.attentions.0", "mid.attn_1").replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+        name = name.replace("mid_block.attentions.0", "mid.attn_1").replace("conv_norm_out", "norm_out")
+        name = name.replace("conv_shortcut", "nin_shortcut")
         if "attn_1" in name:
             for ours, theirs in (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
                 name = name.replace(ours, theirs)
             value = value[:, :, None, None] if value.ndim == 2 else value
         for n in range(blocks):
-            name = name.replace(f"down_blocks.{n}.resnets", f"down.{n}.block").replace(f"down_blocks.{n}.downsamplers.0", f"down.{n}.downsample")
+            name = name.replace(f"down_blocks.{n}.resnets", f"down.{n}.block")
+            name = name.replace(f"down_blocks.{n}.downsamplers.0", f"down.{n}.downsample")
             up = blocks - 1 - n
             name = name.replace(f"up_blocks.{n}.resnets", f"up.{up}.block").replace(f"up_blocks.{n}.upsamplers.0", f"up.{up}.upsample")
         out[name] = value

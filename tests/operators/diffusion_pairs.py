@@ -6,6 +6,7 @@ What diffusers draws at random is replaced by the noise that our frame used, in 
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -88,7 +89,8 @@ def ours(case: Case) -> tuple[Any, Any]:
     """Our latent, and the noise it was made of."""
     nets = [{"model": name, "scale": 0.9 - 0.3 * n} for n, name in enumerate((case.made.control, case.made.control_b)[: case.control])]
     parameters: dict[str, Any] = {
-        "model": case.made.model, "controlnets": nets, "scheduler": case.scheduler, "steps": case.steps, "size": SIZE, "strength": case.strength,
+        "model": case.made.model, "controlnets": nets, "scheduler": case.scheduler, "steps": case.steps, "size": SIZE,
+        "strength": case.strength,
         "dtype": "fp32", "guidance": "cfg" if case.scale > 1 else "none", "guidance_scale": case.scale, "prompt": case.prompt,
         "negative": case.negative, "clip_skip": case.clip_skip, "loras": [{"model": str(p), "weight": w} for p, w in case.loras],
         "ip_adapters": [{"model": str(path), "scale": scale} for path, scale, _ in case.references],
@@ -117,9 +119,10 @@ def theirs(case: Case, noise: Any) -> Any:
     base = getattr(diffusers, KINDS[case.xl][False, False])
     pipe = base.from_pretrained(case.made.model, use_safetensors=True, local_files_only=True)
     parts = dict(pipe.components)
-    # Without the list of what was left at its default, from_config would put the defaults back over what is changed here.
-    settings = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
-    parts["scheduler"] = SCHEDULERS[case.scheduler].from_config({**settings, **case.scheduler_changes})
+    # What a configuration leaves at its default, from_config sets to the default of the other class; not so what is changed here.
+    settings = {**pipe.scheduler.config, **case.scheduler_changes}
+    settings["_use_default_values"] = [key for key in settings.get("_use_default_values", ()) if key not in case.scheduler_changes]
+    parts["scheduler"] = SCHEDULERS[case.scheduler].from_config(settings)
     arguments: dict[str, Any] = {
         "prompt": case.prompt, "negative_prompt": case.negative or None, "num_inference_steps": case.steps, "guidance_scale": case.scale,
         "output_type": "latent", "clip_skip": case.clip_skip or None,
@@ -140,8 +143,10 @@ def theirs(case: Case, noise: Any) -> Any:
         object.__setattr__(parts["text_encoder"], "text_model", parts["text_encoder"])
     pipe = kind(**parts)
     pipe.set_progress_bar_config(disable=True)
-    for n, (path, _) in enumerate(case.loras):
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"lora{n}", local_files_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of the second adapter
+        for n, (path, _) in enumerate(case.loras):
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"lora{n}", local_files_only=True)
     if case.loras:
         pipe.set_adapters([f"lora{n}" for n in range(len(case.loras))], [weight for _, weight in case.loras])
     for path, token in case.embeddings:

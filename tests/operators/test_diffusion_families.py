@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from diffusion_adapters import plain, sdxl  # noqa: E402
 from diffusion_checkpoints import SIZE, checkpoints, picture, skeleton, stream  # noqa: E402
-from diffusion_pairs import Case, agree, differ, ours, theirs, close  # noqa: E402
+from diffusion_pairs import Case, agree, close, differ, ours, theirs  # noqa: E402
 
 from engine.errors import UsageError  # noqa: E402
 from engine.payload import Image  # noqa: E402
@@ -181,7 +181,8 @@ def test_sizes_are_those_of_the_frame() -> None:
     case = Case(sdxl(), xl=True)
     with Bench("diffusion.stream", model=sdxl().model, size=SIZE * 2, dtype="fp32", guidance="none", steps=2) as bench:
         seen: list[Any] = []
-        bench.operator.models.unet.register_forward_hook(lambda m, a, k, o: seen.append(k["added_cond_kwargs"]["time_ids"].tolist()), with_kwargs=True)
+        hook = lambda m, a, k, o: seen.append(k["added_cond_kwargs"]["time_ids"].tolist())  # noqa: E731
+        bench.operator.models.unet.register_forward_hook(hook, with_kwargs=True)
         bench()
         bench.set(size=SIZE)
         bench()
