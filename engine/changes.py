@@ -77,14 +77,14 @@ class Changes:
                 self.know(name, params)
             for other, what in waiting:
                 paths = list(what.targets if isinstance(what, Ramp) else what)
-                lost = [path for path in paths if path[0] not in nodes or (path[0] in fresh and not self._fits(path, what))]
+                lost = [path for path in paths if not self._fits(path, what.targets[path] if isinstance(what, Ramp) else what[path])]
                 if lost:
                     reason = f"{'.'.join(lost[0])} is not there any more: a reload changed it"
                     self._outbox.append((other, "failed", {"reason": reason}))
                 else:
                     self._accept(other, what)
             for one in self.ramps[:]:
-                for path in [path for path in one.targets if path[0] not in nodes or path[0] in fresh]:
+                for path in [path for path in one.targets if path[0] in fresh or not self._fits(path, one.targets[path])]:
                     one.overtaken(path)
                     one.receipt.problems[".".join(path)] = "a reload changed its node"
                 if not one.targets:
@@ -95,14 +95,12 @@ class Changes:
                 self.pending.append((Receipt("reset", {"reason": "reload"}), {}))
         self.deliver()
 
-    def _fits(self, path: Path, what: Mapping[Path, Any] | Ramp) -> bool:
-        """Whether an accepted change still makes sense for the node as it is now."""
-        value = what.targets[path] if isinstance(what, Ramp) else what[path]
+    def _fits(self, path: Path, value: Any) -> bool:
+        """Whether an accepted change still makes sense for the graph as it is now."""
         try:
-            self._checked({".".join(path): to_plain(value)})
+            return path in self._checked({".".join(path): to_plain(value)})[0]
         except ParamError:
             return False
-        return True
 
     def overrule(self, node: str, settings: Mapping[str, Any]) -> None:
         """Settings that hold already, found by the runtime itself."""

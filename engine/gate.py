@@ -79,6 +79,13 @@ class Gate:
             return False
         return all(gate.source.finished or gate.turn > self.turn for gate in self.others) and not self.source.blocked()
 
+    def _end_waits(self) -> bool:
+        """Whether the end of the stream, too, belongs to what comes after a reload."""
+        session, me = self.session, self.source.gate_id
+        if session.replay is not None:
+            return me in session.unended
+        return session.closing is not None and self.turn[0] >= session.closing.get(me, 0)
+
     def finish(self) -> None:
         """The source has ended: the end marker follows the frame that still waits."""
         with self.lock:
@@ -101,7 +108,7 @@ class Gate:
                     self._admit(offer)
                     for gate in self.others:
                         gate.pump()
-                if self.finished and self.slot is None and not self.source.finished:
+                if self.finished and self.slot is None and not self.source.finished and not self._end_waits():
                     self.source.finished = True
                     self.source.emit.eos()
                     for gate in self.others:
@@ -177,7 +184,7 @@ class Gate:
         if self.session.tap is not None:
             self.session.tap.refused(self, offer, cause)
         self._cut |= offer.cut  # the stream is broken here whether or not this very frame goes in
-        if cause in ("gate", "paused", "reload"):
+        if cause in ("gate", "paused"):
             self.session.recording.drop(self.source.gate_id, offer.seq, cause)
 
     # ---- the fate of frames

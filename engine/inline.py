@@ -116,9 +116,17 @@ class Inline:
         if self._swap is None:
             asked = self.session.next_reload()
             return asked is not None and self._begin(Swap(self.session, *asked))
-        if not (self._swap.drained() or self._stuck()):
-            return False
-        self._put_in_force(self._swap)
+        if not self._swap.drained():
+            if any(lane in self._busy or lane.peek() is not None for lane in self.session.lanes.values()):
+                return False
+            if self._flush():
+                return True  # what is left cannot go on by itself
+        swap, self._swap = self._swap, None
+        if swap.stale():
+            self._discard(swap)
+            self.session.reloads.appendleft((swap.plan, swap.receipt))
+        else:
+            self._put_in_force(swap)
         return True
 
     def _begin(self, swap: Swap) -> bool:
@@ -129,31 +137,33 @@ class Inline:
         else:
             swap.prepare()
             lanes = list(swap.lanes.values())
+            self._lanes += lanes
             if (error := self._open(lanes)) is not None:
-                close_all(node for lane in lanes for node in lane.opened)
-                for node in swap.fresh.values():
-                    if node.gate in self._frames:
-                        self._frames.pop(node.gate).close()
-                swap.give_up(str(error))
+                self._discard(swap)
+                swap.refuse(str(error))
             else:
-                self._lanes += lanes
                 self._swap = swap
                 swap.shut()
         return True
 
-    def _stuck(self) -> bool:
-        """Whether nothing that is under way can go on by itself; what a batch has gathered is called first."""
-        lanes = self.session.lanes.values()
-        if any(lane in self._busy or lane.peek() is not None for lane in lanes):
-            return False
-        gathered = [node for lane in lanes for node in lane.nodes if node.gathered]
+    def _discard(self, swap: Swap) -> None:
+        close_all(node for lane in swap.lanes.values() for node in lane.opened)
+        for lane in swap.lanes.values():
+            self._lanes.remove(lane)
+        for node in swap.fresh.values():
+            if node.gate in self._frames:
+                self._frames.pop(node.gate).close()
+        swap.discard()
+
+    def _flush(self) -> bool:
+        """Let every batch call what it has gathered so far; whether there was any."""
+        gathered = [node for lane in self.session.lanes.values() for node in lane.nodes if node.gathered]
         for node in gathered:
             node.flush_group()
             node.lane.look(node)
-        return not gathered
+        return bool(gathered)
 
     def _put_in_force(self, swap: Swap) -> None:
-        self._swap = None
         before = list(self.session.gates.values())
         swap.commit(self._on_lane)
         for gate in before:
@@ -176,12 +186,16 @@ class Inline:
     def _hold_back(self) -> None:
         """In a replay: no gate admits a frame that came after the next reload."""
         if self._due:
-            self.session.closing = dict(self._due[0][0])
+            self.session.closing = dict(self._due[0].ends)
+            self.session.unended = set(self._due[0].ends) - set(self._due[0].ended)
+        else:
+            self.session.unended = set()
 
     def _repeat(self) -> None:
         """In a replay: everything before a reload has happened."""
-        _, _, plan = self._due.pop(0)
-        swap = Swap(self.session, plan, Receipt("reload"))
+        if self._flush():
+            return
+        swap = Swap(self.session, self._due.pop(0).plan, Receipt("reload"))
         if not swap.diff.structural:
             swap.adopt()
             self.session.closing = None
@@ -195,7 +209,6 @@ class Inline:
             self.session.fail(error)
             self.session.stop(drain=False)
             return
-        self._stuck()
         self._put_in_force(swap)
 
     # ---- calls

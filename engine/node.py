@@ -50,6 +50,7 @@ class NodeRun:
         self.epoch = self.version = 0
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
         self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = False
+        self.since = 0  # frames before this one belong to a wiring that is gone
         self.mark = NEVER  # the tap is told of the first frame from this one on
         self.now = session.clock.now
         self.stateless = False
@@ -102,8 +103,8 @@ class NodeRun:
         if self.ladder is None or not self.ladder.taken:
             self.ladder = make_ladder(self)
 
-    def rewire(self, plan: PlanNode, trigger: Channel | None, sides: list[Side], outs: list[Channel]) -> None:
-        """Take other inputs and outputs, between two calls, on the lane. What was not dealt with on inputs that go is dropped."""
+    def rewire(self, plan: PlanNode, trigger: Channel | None, sides: list[Side], outs: list[Channel], since: int) -> None:
+        """Take other inputs and outputs, between two calls, on the lane, for frames from `since` on. Those before are dropped."""
         self.flush_group()
         for side in self.sides:
             if side not in sides:
@@ -113,7 +114,7 @@ class NodeRun:
                 self.trigger.drop(self._claimed, "reload")
             self._claimed = None
             self.trigger.close("reload")
-        self.plan, self.trigger, self.sides = plan, trigger, sides
+        self.plan, self.trigger, self.sides, self.since = plan, trigger, sides, since
         self.waits = [side for side in sides if side.edge.role != "constant"]
         before, self.emit = self.emit, Emitter(self, self.spec)
         self.emit.take_over(before, outs)
@@ -203,7 +204,7 @@ class NodeRun:
     def step_on(self, head: Packet) -> tuple[NodeRun, Packet] | None:
         """`step` for a frame that is in hand."""
         same = head.epoch == self.epoch == self.session.epoch and head.version == self.version
-        if self.simple and same and head.ready is None and head.seq < self.mark:
+        if self.simple and same and head.ready is None and self.since <= head.seq < self.mark:
             return hop(self, head)
         work = self.take(head)
         return None if work is None else self.finish(work)
@@ -222,8 +223,8 @@ class NodeRun:
         if self._group and (head.epoch, head.version) != (self._group[0][0].epoch, self._group[0][0].version):
             self._claimed = head
             return self._fire()
-        if self.dead or head.epoch < self.session.oldest:
-            self.skip(head, "error" if self.dead else "epoch")
+        if self.dead or head.epoch < self.session.oldest or head.seq < self.since:
+            self.skip(head, "error" if self.dead else "reload" if head.seq < self.since else "epoch")
             return None
         if self.waits and not self._settled(head):  # a newer frame took the place of the one that was polled
             self._claimed = head

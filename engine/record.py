@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import ReplayError
 
@@ -60,6 +60,17 @@ class Tap:
         """An operator chose something that another machine or moment might choose otherwise."""
 
 
+class Reloaded(NamedTuple):
+    """A plan that came by a reload. `ends`: gate of the plan before to the first seq that it did not admit any more; `ended`: those whose
+    source had ended; `starts`: gate of the new plan to its first seq. Edges and gates that came with the n-th plan (the first is 0) are
+    numbered from n * 2**20 on; those that stayed keep their numbers."""
+
+    ends: dict[int, int]
+    ended: tuple[int, ...]
+    starts: dict[int, int]
+    plan: Plan
+
+
 @dataclass
 class Recording:
     """The log of one run. Edges are named by their id in the plan; gates by -1 - order of their source.
@@ -73,8 +84,7 @@ class Recording:
     changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # seq, {node.param or node.in.port: plain value}: a version each
     stamps: list[tuple[int, int, int, int]] = field(default_factory=list)  # gate, seq, version, epoch from this frame of the gate on
     resets: list[tuple[int, str]] = field(default_factory=list)  # seq, reason
-    plans: list[tuple[dict[int, int], dict[int, int], Plan]] = field(default_factory=list)  # a reload: gate to first seq not admitted any more,
-    # gate of the new plan to its first seq, the new plan; edges and gates of the n-th new plan are numbered from n * 2**20 on
+    plans: list[Reloaded] = field(default_factory=list)
     on: bool = True
     complete: bool = True
     tap: Tap | None = field(default=None, repr=False, compare=False)
@@ -115,7 +125,7 @@ class Replay:
 
     def starts_of(self, segment: int) -> dict[int, int]:
         """Gate to the first seq of the plan that was the `segment`-th to come by a reload."""
-        return self.recording.plans[segment - 1][1] if segment <= len(self.recording.plans) else {}
+        return self.recording.plans[segment - 1].starts if segment <= len(self.recording.plans) else {}
 
     def stamp_at(self, gate: int, seq: int) -> tuple[int, int]:
         """The parameter version and the epoch of a gate's frame."""

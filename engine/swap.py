@@ -8,7 +8,7 @@
 4. The gates open. The first frame of the new wiring is the one that the receipt names.
 
 Invariants: an operator never changes its thread; a frame goes wholly through the old wiring or wholly through the new; what did not get
-through in time is dropped for a counted cause, and nobody waits for it, since a new queue counts everything before the boundary as settled.
+through in time is dropped as `reload`, and nobody waits for it, since a new queue counts everything before the boundary as settled.
 Where a carry does not survive, or a stream begins anew, the first frame starts an epoch. Executors open lanes and run jobs on them; when
 which step is due is theirs to know.
 """
@@ -27,6 +27,7 @@ from engine.lane import Lane
 from engine.node import NodeRun
 from engine.plan import Plan, PlanNode
 from engine.receipt import Receipt
+from engine.record import Reloaded
 from engine.side import Side, make_side
 
 if TYPE_CHECKING:
@@ -98,10 +99,16 @@ class Swap:
         same |= {f"in.{port.name}" for port in spec.ports if written.get(f"in.{port.name}") == now.get(f"in.{port.name}")}
         return {key: value for key, value in self.session.changing.landed_on(node.name).items() if key in same}
 
-    def give_up(self, reason: str) -> None:
-        """What was prepared is not put in force."""
-        self.session.segment -= SEGMENT
-        self.refuse(reason)
+    def stale(self) -> bool:
+        """Whether a node has ended meanwhile that was to stay and take other inputs: what was prepared is of no use then."""
+        return self._diff().kept != self.diff.kept
+
+    def discard(self) -> None:
+        """What was prepared will not be put in force."""
+        session = self.session
+        session.segment -= SEGMENT
+        session.closing = None
+        session.pump()
 
     def refuse(self, reason: str) -> None:
         """Nothing has been changed, and nothing will be."""
@@ -113,8 +120,8 @@ class Swap:
         """A plan that differs in live values only, or in nothing: no wiring changes."""
         session = self.session
         session.segment += SEGMENT
-        turns = {gate.source.gate_id: gate.turn[0] for gate in session.gates.values()}
-        session.recording.note("plans", (turns, turns, self.plan))
+        ends, ended = self._ends()
+        session.recording.note("plans", Reloaded(ends, ended, ends, self.plan))
         session.plan = self.plan
         session.changing.reload(self.receipt, self._values(), {}, False)
         session.event("reload", "", -1, plan=self.plan.hash, diff=str(self.diff))
@@ -132,8 +139,10 @@ class Swap:
 
     def drained(self) -> bool:
         gates = self.session.gates.values()
-        even = self.session.plan.live or len({gate.turn[0] for gate in gates if not gate.source.finished}) <= 1
-        return even and all(gate.drained for gate in gates)
+        even = self.session.plan.live or len({gate.turn[0] for gate in gates if not (gate.source.finished or gate.finished)}) <= 1
+        ends = any(c.producer is not None and c.producer.finished and not c.consumer.finished and c.consumer.trigger is c for c in
+                   self.session.channels)  # fmt: skip
+        return even and not ends and all(gate.drained for gate in gates)
 
     def waits_for(self, lane: Lane) -> bool:
         """Whether the boundary waits for a lane: for every one that has part in a frame's credit."""
@@ -149,7 +158,7 @@ class Swap:
         nodes = {node.name: self.fresh.get(node.name) or old_nodes[node.name] for node in plan.nodes}
         gates = {name: node.gate for name, node in nodes.items() if node.gate is not None}
         cut = self._cut()
-        session.recording.note("plans", ({gate.source.gate_id: gate.turn[0] for gate in old_gates.values()}, starts, plan))
+        session.recording.note("plans", Reloaded(*self._ends(), starts, plan))
         session.plan, session.nodes = plan, nodes
         for gate in gates.values():
             gate.turn = (starts[gate.source.gate_id], plan.node(gate.source.name).order)
@@ -178,6 +187,11 @@ class Swap:
         with session.together:
             keep_step(gates)
         self._finish(nodes, wires, cut)
+
+    def _ends(self) -> tuple[dict[int, int], tuple[int, ...]]:
+        """Per source the seq of the first frame that does not go through the old wiring; and which sources have ended."""
+        gates = [gate.source for gate in self.session.gates.values()]
+        return {s.gate_id: s.gate.turn[0] for s in gates if s.gate}, tuple(s.gate_id for s in gates if s.finished)
 
     def _starts(self) -> dict[int, int]:
         """Per source the seq of its first frame in the new wiring. One that is made anew goes on counting; a new one begins with the others."""
@@ -209,6 +223,7 @@ class Swap:
         self._channels = list(session.channels)
         before = {reader(channel.edge): channel for channel in self._channels}
         stream = self._streams()
+        self._since = {name: starts.get(nodes[source].gate_id, 0) for name, source in stream.items()}
         wires: dict[int, Channel | None] = {}
         for edge in self.plan.edges:
             channel = before.get(reader(edge)) if edge.source in kept and edge.node in kept else None
@@ -217,7 +232,7 @@ class Swap:
             elif edge.role != "constant":
                 channel = Channel(edge, nodes[edge.node], session)
                 channel.producer = nodes[edge.source]
-                channel.settled = starts.get(nodes[stream[edge.source]].gate_id, 0) - 1
+                channel.settled = self._since[edge.source] - 1
             wires[edge.id] = channel
         return wires
 
@@ -247,7 +262,7 @@ class Swap:
             side.edge = edge
             sides.append(side)
         outs = [channel for edge in self.plan.edges if edge.source == node.name and (channel := wires[edge.id]) is not None]
-        node.rewire(self.plan.node(node.name), trigger, sides, outs)
+        node.rewire(self.plan.node(node.name), trigger, sides, outs, self._since.get(node.name, 0))
         for channel in (trigger, *(side.channel for side in sides)):
             if channel is not None:
                 channel.settle()

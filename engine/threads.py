@@ -56,7 +56,7 @@ class Threads:
         self._inboxes: dict[Lane, queue.SimpleQueue[NodeRun | Callable[[], None]]] = {}
         self._opening = Opening(session.lanes.values())
         self._reloader: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._progress: tuple[int, float] = (-1, 0.0)
 
     def run(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
@@ -97,8 +97,9 @@ class Threads:
             self._begin(threading.Thread(target=target, args=(lane, opening), name=f"lane {lane.name}", daemon=True))
 
     def _begin(self, thread: threading.Thread) -> None:
-        self._threads = [old for old in self._threads if old.is_alive()] + [thread]
         thread.start()
+        with self._lock:
+            self._threads = [old for old in self._threads if old.is_alive()] + [thread]
 
     # ---- lanes
 
@@ -245,7 +246,8 @@ class Threads:
                     opening.cancel()
         if opening.errors or session.ending:
             opening.cancel()
-            swap.give_up(str(opening.errors[0]) if opening.errors else "the run is ending")
+            swap.discard()
+            swap.refuse(str(opening.errors[0]) if opening.errors else "the run is ending")
             return
         swap.shut()
         deadline = time.monotonic() + DRAIN_S
@@ -257,6 +259,11 @@ class Threads:
                 for node in lane.nodes:
                     if node.plan.batch > 1:
                         self._on_lane(lane, node.flush_group)
+        if swap.stale():
+            opening.cancel()
+            swap.discard()
+            session.reloads.appendleft((swap.plan, swap.receipt))
+            return
         waits = [lane for lane in session.lanes.values() if swap.waits_for(lane)]
         done: list[threading.Event] = []
 

@@ -1,0 +1,184 @@
+"""Storms of changes over random graphs: sets, ramps, resets, pauses and reloads while frames fly.
+
+A storm is drawn with its graph; its moves come from the session's own tick, some at once, some frames apart. Afterwards:
+
+* `toys.settled` holds: every frame and packet has a fate, credits and buffers are back, no queue was above its bound;
+* every receipt has come to its end, in the order in which changes landed, and says where;
+* the run replays: the recording, with its reloads, gives the same numbers at the sinks that stayed to the end.
+
+A reload goes to another random graph over the same sources, or to the same one with nodes left out, other policies, other lanes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+import toys
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from test_random_graphs import costs, graph, plan_of, shown
+
+from engine import threads
+from engine.compile import compile
+from engine.errors import GraphError
+from engine.graph import Graph
+from engine.receipt import Receipt
+from engine.session import Session
+
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+QUICK = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=PHASES)
+THOROUGH = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+
+
+@pytest.fixture(autouse=True)
+def _quick_to_find_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "STALL_S", 3.0)
+
+
+class Storm:
+    """The moves of one run, and what became of them."""
+
+    def __init__(self, dice: Random, first: Graph, moves: int) -> None:
+        self.dice, self.graph, self.left = dice, first, moves
+        self.receipts: list[Receipt] = []
+        self.landed: list[tuple[int, str]] = []
+        self.wait = 0
+
+    def __call__(self, session: Session) -> None:
+        """A tick."""
+        if session.paused and self.dice.randint(0, 2) == 0:
+            self.note(session.resume())
+        self.wait -= 1
+        while self.left and self.wait <= 0:
+            self.left -= 1
+            self.wait = self.dice.choice([0, 1, 1, 3])
+            move: Callable[[Session], Receipt | None] = self.dice.choice(
+                [self.set, self.set, self.set, self.ramp, self.ramp, self.reset, self.pause, self.reload, self.reload]
+            )
+            self.note(move(session))
+        if not self.left and session.paused:
+            self.note(session.resume())
+
+    def note(self, receipt: Receipt | None) -> None:
+        if receipt is not None:
+            self.receipts.append(receipt)
+            receipt.on(lambda receipt, state: self.landed.append((receipt.number, state)))
+
+    def numbers(self, session: Session) -> list[str]:
+        return [f"{name}.gain" for name, run in session.nodes.items() if run.spec.param("gain") is not None]
+
+    def set(self, session: Session) -> Receipt | None:
+        paths = self.numbers(session)
+        return session.set({path: float(self.dice.randint(0, 900)) for path in self.dice.sample(paths, min(2, len(paths)))})
+
+    def ramp(self, session: Session) -> Receipt | None:
+        paths = self.numbers(session)
+        if not paths:
+            return None
+        targets = {path: float(self.dice.randint(0, 900)) for path in self.dice.sample(paths, min(2, len(paths)))}
+        curve = self.dice.choice(["linear", "ease"])
+        if self.dice.randint(0, 1):
+            return session.ramp(targets, frames=self.dice.randint(1, 9), curve=curve)
+        return session.ramp(targets, seconds=self.dice.choice([0.0, 0.002, 0.01]), curve=curve)
+
+    def reset(self, session: Session) -> Receipt | None:
+        return session.reset()
+
+    def pause(self, session: Session) -> Receipt | None:
+        return session.pause()
+
+    def reload(self, session: Session) -> Receipt | None:
+        try:
+            return session.reload(compile(other(self.dice, self.graph)))
+        except GraphError:
+            return None  # it is refused before anything runs
+
+
+def other(dice: Random, first: Graph) -> Graph:
+    """A graph that a running `first` may become: the same clock and seed, often with most of its nodes."""
+    kind = dice.choice(["same", "values", "lanes", "fewer", "sources", "new"])
+    if kind == "new":
+        found = graph(dice, first.clock)
+        return replace(found, seed=first.seed)
+    nodes = []
+    for node in first.nodes:
+        params = dict(node.params)
+        if "salt" in params and kind == "values":
+            params["salt" if dice.randint(0, 1) else "gain"] = dice.randint(0, 9) if dice.randint(0, 1) else float(dice.randint(0, 9))
+            params["salt"] = int(params["salt"])
+            params["gain"] = float(params.get("gain", 1.0))
+        if kind == "sources" and node.op == "toy.film" and dice.randint(0, 1):
+            params["count"] = dice.choice([1, 7, 20, 300])
+        lane = dice.choice([node.lane, "a", "c"]) if kind == "lanes" and node.op != "toy.film" else node.lane
+        inputs = node.inputs
+        if kind == "fewer":
+            inputs = tuple(i for n, i in enumerate(inputs) if n == 0 or dice.randint(0, 2))
+        nodes.append(replace(node, params=params, lane=lane, inputs=inputs))
+    flight = dice.choice([first.in_flight, first.in_flight, 2, 6])
+    return replace(first, nodes=tuple(nodes), in_flight=flight)
+
+
+def run(dice: Random, clock: str, executor: str) -> None:
+    first = graph(dice, clock, paced=executor == "inline")
+    counts = (5, 60) if executor == "inline" else (100, 400)  # on threads a storm takes its time
+    first = replace(first, nodes=tuple(longer(dice.randint(*counts), node) for node in first.nodes))
+    plan = plan_of(first)
+    assume(any(node.kind == "sink" for node in plan.nodes))
+    storm = Storm(dice, first, dice.randint(1, 14))
+    options: dict[str, Any] = {"costs": costs(dice, plan)} if executor == "inline" else {}
+    session = Session(plan, executor=executor, poison=True, **options)
+    before = set(threading.enumerate())
+    if dice.randint(0, 1):
+        storm(session)  # also before it runs
+    session.run(storm, tick_s=0.001)
+    check(session, storm)
+    assert set(threading.enumerate()) <= before
+    again = Session(plan, executor="inline", poison=True, replay=session.recording)
+    again.run()
+    toys.settled(again)
+    lived, seen = shown(session), shown(again)
+    assert again.plan == session.plan
+    assert seen == lived
+
+
+def longer(count: int, node: Any) -> Any:
+    return replace(node, params={**node.params, "count": count}) if node.op == "toy.film" else node
+
+
+def check(session: Session, storm: Storm) -> None:
+    toys.settled(session)
+    assert not [e for e in session.events if e["what"] == "callback failed"]
+    for receipt in storm.receipts:
+        assert receipt.finished, (receipt.what, receipt.state)
+        if receipt.state == "failed":
+            assert receipt.reason
+        else:
+            assert receipt.applied_at is not None
+    landed = [number for number, state in storm.landed if state == "applied"]
+    kinds = {receipt.number: receipt.what for receipt in storm.receipts}
+    for what in ("set", "ramp", "reset", "reload"):
+        mine = [number for number in landed if kinds[number] == what]
+        assert mine == sorted(mine), f"receipts of {what} out of order"
+    assert len(set(storm.landed)) == len(storm.landed), "a transition was told twice"
+
+
+BOTH = [("offline", "inline"), ("live", "inline"), ("offline", "threaded"), ("live", "threaded")]
+CHECKS = pytest.mark.parametrize(("clock", "executor"), BOTH)
+
+
+@CHECKS
+def test_storms(clock: str, executor: str) -> None:
+    QUICK(given(st.randoms(use_true_random=False))(lambda dice: run(dice, clock, executor)))()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@CHECKS
+def test_many_storms(clock: str, executor: str) -> None:
+    THOROUGH(given(st.randoms(use_true_random=False))(lambda dice: run(dice, clock, executor)))()
+
