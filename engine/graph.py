@@ -139,6 +139,7 @@ class Graph:
     memory: Mapping[str, Any] = field(default_factory=dict)
     file: str = "<graph>"
     places: Mapping[str, Place] = field(default_factory=dict, compare=False)
+    files: tuple[str, ...] = field(default=(), compare=False)  # the file and those it includes, as absolute paths; for whoever watches them
 
     def place(self, path: str) -> Place:
         """Where `path` is written, or the nearest thing around it that is."""

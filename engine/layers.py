@@ -102,6 +102,7 @@ class Tree:
     layers: list[Layer] = field(default_factory=list)
     over: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[Diagnostic] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # what was read, or would have been
 
     def add(self, file: str, text: str, data: dict[str, Any]) -> None:
         """Lay the values of a text over those that are there; `data` belongs to the tree from then on."""
@@ -181,6 +182,7 @@ def shipped_graphs() -> dict[str, Path]:
 
 def read_file(tree: Tree, path: Path, shown: str) -> None:
     """Add the file `path` and everything it includes."""
+    tree.files.append(path.absolute())
     text = _text(tree, path, Diagnostic("", shown))
     if text is not None:
         read_text(tree, text, shown, path)
@@ -210,6 +212,7 @@ def read_text(tree: Tree, text: str, shown: str, path: Path | None, outer: tuple
         if resolved in here:
             tree.problems.append(_with(blank, f"{name} includes itself in the end", fix="take one of the includes out"))
         elif all(known.file != label for known in tree.layers):  # a file that several include counts once
+            tree.files.append(target.absolute())
             found = _text(tree, target, blank, name)
             if found is not None:
                 read_text(tree, found, label, target, here)

@@ -119,6 +119,9 @@ class Swap:
     def adopt(self) -> None:
         """A plan that differs in live values only, or in nothing: no wiring changes."""
         session = self.session
+        if self.plan == self.old:
+            session.changing.add(self.receipt)
+            return
         session.segment += SEGMENT
         ends, ended = self._ends()
         session.recording.note("plans", Reloaded(ends, ended, ends, self.plan))

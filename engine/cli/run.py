@@ -120,6 +120,7 @@ class Watched(Session):
         """Run to the end, showing how it goes. Raises what `run` raises."""
         duration = self.options.duration
         view = make_view(self, quiet=self.options.quiet, frames=self.options.frames, duration=duration)
+        self.say = view.say  # what an attachment has to say goes where the view does not overwrite it
 
         def tick(session: Session) -> None:
             self.log.write()

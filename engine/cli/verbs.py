@@ -58,6 +58,7 @@ def run(
     inline: Annotated[bool, typer.Option("--inline", help="One thread on a step clock: slow, and the same every time.")] = False,
     poison: Annotated[bool, typer.Option("--poison", help="Fill returned buffers with a pattern, to find who keeps them.")] = False,
     govern: Annotated[bool, typer.Option("--govern/--no-govern", help="Let the governor move the knobs.")] = True,
+    watch: Annotated[bool, typer.Option("--watch", help="Put changes of the graph file in force while it runs.")] = False,
     report_to: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write a report with plots as one HTML file.", show_default=False)
     ] = None,
@@ -91,6 +92,10 @@ def run(
     from engine.cli.attach import Attachment
 
     attachments: list[Attachment] = []
+    if watch:
+        from engine.cli.reload import Reload
+
+        attachments.append(Reload())
     if report_to is not None:
         from remote.report.collect import Report
 
@@ -234,6 +239,19 @@ def new(
     from engine.cli import new as verb
 
     verb.new(name, operator=operator)
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="A folder with graphs, or with a serve.toml.")] = Path(),
+    status: Annotated[bool, typer.Option("--status", help="Ask who serves the folder how it goes, and start nothing.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow a status page that other machines can reach, unencrypted.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --status: one JSON object on stdout.")] = False,
+) -> None:
+    """Keep one engine process running per stream: started again when it fails or brings no frames. Ctrl-C ends them all in order."""
+    from engine.cli import serve as verb
+
+    raise typer.Exit(verb.status(folder, as_json=json) if status else verb.serve(folder, insecure=insecure))
 
 
 @app.command()
