@@ -192,7 +192,8 @@ class _Reader:
             nodes=tuple(node for node in nodes if node is not None),
             govern=self.govern(filled.get("govern", {})),
             memory=self.section(("memory",), filled.get("memory", {}), keys.MEMORY),
-            file=self.file, places=self.places, files=tuple(map(str, self.tree.files)), **{"name": Path(self.file).stem.strip("<>"), **settings},
+            file=self.file, places=self.places, files=tuple(map(str, self.tree.files)),
+            **{"name": Path(self.file).stem.strip("<>"), **settings},
         )  # fmt: skip
 
     # ---- checking
