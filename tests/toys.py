@@ -205,6 +205,21 @@ class Memory(Operator):
         self._fail("close")
 
 
+@operator("toy.keeping")
+class Keeping(Operator):
+    """The running sum, which it does not hand out."""
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+
+    def __call__(self, a: Scalar) -> Scalar:
+        self.sum += a.value
+        return Scalar(self.sum)
+
+    def reset(self) -> None:
+        self.sum = 0.0
+
+
 @operator("toy.noise")
 def noise(a: Scalar, *, site: Site) -> Scalar:
     """A random number for this frame."""
