@@ -9,23 +9,16 @@ from dataclasses import replace
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from engine.clock import RealClock
 from engine.errors import UsageError
-from engine.operator import HOST_RGB, Operator, Range, operator
-from engine.payload import Image
+from engine.operator import Range, operator
 from engine.site import Site
 from operators.media.listen import check_listen
-from operators.rtsp.output import RtspOutput, Serving
-from operators.sink.canvas import Canvas
-from operators.sink.outlet import Outlet, Patience
-from operators.sink.pacing import AlwaysOn, check_slate
-from operators.sink.writer import Target, choose_encoder
-
-STILL = 1_000_000_000  # ns: how often a stream that nobody watches keeps its last picture, where one is to be shown to whoever comes
+from operators.sink.rtsp_child import RtspOutput, Serving
+from operators.sink.served import Served, joined
 
 
 @operator("sink.rtsp")
-class Rtsp(Operator):
+class Rtsp(Served):
     """Serve pictures (H, W, 3) as an H.264 stream that players open: rtsp://127.0.0.1:8554/live.
 
     `url`: where to listen, rtsp://[USER:PASSWORD@]HOST:PORT/PATH; port 0 takes a free one, told in the event `listening`. With a user and a
@@ -49,24 +42,14 @@ class Rtsp(Operator):
         self.url, self.encoder, self.quality, self.bitrate, self.key_every = url, encoder, quality, bitrate, key_every
         self.insecure, self.max_viewers, self.timeout, self.fps = insecure, max_viewers, timeout, fps
         self.always_on, self.slate, self.slate_after = always_on, slate, slate_after
-        self.outlet: Outlet | None = None
-        self.canvas: Canvas | None = None
-        self.kept = -STILL
 
     def open(self, site: Site) -> None:
         super().open(site)
         serving = self._serving()
-        if self.always_on:
-            check_slate(self.slate)
-        site.event("encoder", chosen=choose_encoder("h264", self.encoder))
-        self.outlet = Outlet(
-            site, RtspOutput, serving, name=self.url, lossy=site.live and isinstance(site.clock, RealClock), patience=Patience(10.0, 20)
-        )
-        port = self.outlet.ready()["port"]
-        if serving.port != port:  # a child that is started again listens where viewers know it
-            self.outlet.settings = replace(serving, port=port)
-        host = f"[{serving.host}]" if ":" in serving.host else serving.host
-        self.address = f"rtsp://{host}:{port}{serving.path}"
+        port = self.serve(site, RtspOutput, serving)
+        assert self.outlet is not None
+        self.outlet.settings = replace(serving, port=port)  # a child that is started again listens where viewers know it
+        self.address = f"rtsp://{joined(serving.host, port)}{serving.path}"
         site.event("listening", url=self.address)
         site.output(self.address)
 
@@ -85,33 +68,3 @@ class Rtsp(Operator):
         how = "set rtsp://${ENV:USER}:${ENV:PASSWORD}@…"
         check_listen(parts.hostname, guarded=bool(password), insecure=self.insecure, how=how)
         return Serving(parts.hostname, port, unquote(path), user, password, self.max_viewers, self.timeout)
-
-    def wanted(self) -> bool:
-        """Whether somebody watches, or the picture is to be kept for whoever comes."""
-        if self.outlet is None or self.outlet.error is not None:
-            return True  # the call raises
-        if self.outlet.facts.get("viewers"):
-            return True
-        return self.always_on and self.site.live and self.site.clock.now() - self.kept >= STILL
-
-    def __call__(self, image: Annotated[Image, HOST_RGB]) -> None:
-        site, outlet = self.site, self.outlet
-        assert outlet is not None
-        if self.canvas is None:
-            self.canvas = Canvas(site, (image.height, image.width))
-            fps = self.fps or site.origin.fps or 25.0
-            target = Target(
-                "", "rtsp", "h264", self.encoder, self.quality, live=True, speed="fast", fps=fps, bitrate=self.bitrate, gop_s=self.key_every
-            )
-            outlet.begin(target, AlwaysOn(fps, self.slate, self.slate_after) if self.always_on and site.live else None)
-        self.kept = site.clock.now()
-        outlet.offer(self.canvas(image.data), site.pts)
-
-    def tally(self) -> dict[str, int]:
-        if self.outlet is None:
-            return {}
-        return {**self.outlet.counts, "viewers": self.outlet.facts.get("served", 0)}
-
-    def close(self) -> None:
-        if self.outlet is not None:
-            self.outlet.close()

@@ -103,7 +103,8 @@ class VirtualCamera(Operator):
         if self.canvas is None:
             self._start((image.height, image.width))
         assert self.canvas is not None
-        picture = self.canvas(image.data)
+        data: Any = image.data
+        picture = self.canvas(data)
         self.counts["offered"] += 1
         if self.pump is not None:
             self.pump.offer(picture)
