@@ -9,13 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zmq
-from zmq.utils import garbage
 
 from bindings.python import wire
 
@@ -157,17 +156,29 @@ def ours() -> list[str]:
     return sorted(name for name in names if name.startswith(("publish", "subscribe", "lane", "zap", "Authent")))
 
 
-def descriptors() -> int:
+def descriptors() -> list[str]:
+    """What this process has open, where the system tells."""
+    found = []
     here = Path("/proc/self/fd")
-    return len(os.listdir(here)) if here.is_dir() else 0
+    for link in os.listdir(here) if here.is_dir() else ():
+        with suppress(OSError):
+            found.append(f"{link} {os.readlink(here / link)}")
+    return found
 
 
 @contextmanager
 def nothing_left() -> Iterator[None]:
     """No thread and no descriptor more after the block than before it."""
-    if not garbage.gc.is_alive():  # pyzmq's own helper for sending without copying lives as long as the process
-        garbage.gc.start()
+    with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as two:
+        one.bind("inproc://warm")  # pyzmq's own helpers for sending without copying live as long as the process
+        two.connect("inproc://warm")
+        tracker = one.send(bytes(zmq.COPY_THRESHOLD + 1), copy=False, track=True)
+        two.recv()
+        tracker.wait(PATIENCE)
     threads, files = ours(), descriptors()
     yield
     until(lambda: ours() == threads)
-    until(lambda: descriptors() <= files)
+    try:
+        until(lambda: len(descriptors()) <= len(files))
+    except AssertionError:
+        raise AssertionError(f"left open: {sorted(set(descriptors()) - set(files))}") from None

@@ -129,6 +129,11 @@ class Watch:
         self._request: Request | None = None
         self.lost = 0
 
+    def _answered(self, answer: Future[dict[str, Any]]) -> None:
+        error = answer.exception()
+        if isinstance(error, ControlError):
+            self._take(error if isinstance(error, Lost) else Lost(error.message, fix=error.fix))
+
     def _take(self, message: dict[str, Any] | ControlError) -> None:
         while True:
             try:
@@ -215,12 +220,18 @@ class Control:
         answer = self._ask("snapshot", of=of, format=format)
         return Snapshot(answer["data"], answer["format"], answer["seq"], answer["epoch"])
 
-    def watch(self, *what: str, every: float = 0.5) -> Watch:
-        """Hear of `stats`, `params` and `events` (all of `what`; `stats` where nothing is named), stats every so many seconds."""
+    def watch(self, *what: str, every: float = 0.5, wait: bool = True) -> Watch:
+        """Hear of `stats`, `params` and `events` (all of `what`; `stats` where nothing is named), stats every so many seconds.
+
+        `wait=False` does not wait for the engine's answer: where it refuses, or does not come, the watch says so.
+        """
         watch = Watch(self)
         fields = {"every_ms": round(every * 1000), "what": list(what) or ["stats"]}
-        watch._request = self._link.ask("watch", fields, self.timeout, watch._take, kept=True)
-        watch._request.answer.result()
+        request = watch._request = self._link.ask("watch", fields, self.timeout, watch._take, kept=True)
+        if wait:
+            request.answer.result()
+        else:
+            request.answer.add_done_callback(watch._answered)
         return watch
 
     # ---- changing

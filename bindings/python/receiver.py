@@ -22,7 +22,6 @@ from . import decode, wire
 from .frame import Frame
 from .shm import Overwritten, Rings
 
-
 RETRY_MS = 1500
 
 

@@ -32,7 +32,8 @@ class Subscriber:
     """A subscription to one stream.
 
     `url`: where the sink listens. `stream`: its name there. `latest`: hand out the newest frame each time; False: every frame in order, of
-    which at most `queue` wait before the oldest gives way. `follow`: go on after the end of a run and wait for the next one.
+    which at most `queue` wait before the oldest gives way, or, with `wait`, before no more are taken from the connection (a lossless sink
+    then waits; any other loses frames there). `follow`: go on after the end of a run and wait for the next one.
     `server_key`, `key`: the publisher's public key and a file with a pair of one's own, where it asks for keys (CURVE).
     `copy`: copy frames from shared memory when they are read; False: only where they are looked at, see `Frame.lease`.
     `decode`: False leaves video alone, for programs that want `frame.payload`. `max_bytes`: larger frames are refused.
@@ -41,21 +42,21 @@ class Subscriber:
     """
 
     def __init__(
-        self, url: str, stream: str = "live", *, latest: bool = True, queue: int = 64, follow: bool = False,
+        self, url: str, stream: str = "live", *, latest: bool = True, queue: int = 64, wait: bool = False, follow: bool = False,
         server_key: str | os.PathLike[str] | None = None, key: str | os.PathLike[str] | None = None, copy: bool = True, decode: bool = True,
         max_bytes: int = wire.MAX_BYTES,
     ) -> None:  # fmt: skip
         self.url, self.stream, self.only_latest, self.follow = url, stream, latest, follow
         self._changed = threading.Condition()
         self._waiting: deque[Frame] = deque()
-        self._most = 1 if latest else queue
+        self._most, self._patient = (1, False) if latest else (queue, wait)
         self._newest: Frame | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._closed = False
         self._receiver = Receiver(url, stream, self._put, self._notify, server_key=server_key, key=key, max_bytes=max_bytes, copy=copy,
                                   early=not latest, decode=decode)  # fmt: skip
         self.counts = self._receiver.counts
-        self._receiver.start(hwm=16 if latest else max(16, queue))
+        self._receiver.start(hwm=16 if latest else queue if wait else max(16, queue))
 
     # ---- frames
 
@@ -76,6 +77,8 @@ class Subscriber:
                 taken = list(self._waiting) if self.only_latest else [self._waiting.popleft()]
                 if self.only_latest:
                     self._waiting.clear()
+                elif self._patient:
+                    self._changed.notify_all()
             frame = self._ready(taken)
             if frame is not None:
                 self._newest = frame
@@ -117,6 +120,10 @@ class Subscriber:
                     self.counts.passed_over += 1
                     if len(self._waiting) >= UNITS:
                         self._waiting.clear()  # nobody has looked for long: the next key unit is where it goes on
+            elif self._patient:
+                while len(self._waiting) >= self._most and not self._closed:
+                    self._changed.wait(0.5)
+                    self._receiver.heard = time.monotonic()  # it is this side that is silent
             elif len(self._waiting) >= self._most:
                 self._waiting.popleft()
                 self.counts.overflowed += 1

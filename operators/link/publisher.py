@@ -148,6 +148,7 @@ class Publisher:
 
         self.settings = settings
         self.streams: list[Stream] = []
+        self._leaving: list[Stream] = []  # those whose end has not been sent
         self._items: deque[_Item] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -206,8 +207,11 @@ class Publisher:
         """Send the end of a stream; whether it was the last one."""
         with self._changed:
             self._items.append(_Item(stream, None, (), reason=reason))
-            self._closing = self.streams == [stream]
-        self._wake(stream)
+            self.streams.remove(stream)
+            self._leaving.append(stream)
+            self._closing = not self.streams
+            # Within the lock: once the thread has seen the end it closes this stream's inbox, and nobody may be writing to it then.
+            self._wake(stream)
         return self._closing
 
     def put(self, item: _Item) -> None:
@@ -279,7 +283,7 @@ class Publisher:
     def _patience(self) -> int:
         """Milliseconds until something is due."""
         now = time.monotonic()
-        due = min((stream.next_beat for stream in self.streams), default=now + BEAT_S)
+        due = min((stream.next_beat for stream in tuple(self.streams)), default=now + BEAT_S)
         return max(0, min(round((due - now) * 1000), 20 if self._in_use or self._closing else 1000))
 
     def _read_subscriptions(self) -> None:
@@ -339,7 +343,7 @@ class Publisher:
                 end = wire.End(stream=stream.name, run=stream.run, n=stream.count, sent=sent, reason=item.reason)
                 socket.send_multipart([stream.topic, wire.encode(end)], zmq.NOBLOCK)
             with self._changed:
-                self.streams.remove(stream)
+                self._leaving.remove(stream)
             stream.wake.close(linger=0)
             return
         head = item.raw or (stream.topic, wire.encode(wire.Frame(**item.fields, sent=sent)))  # type: ignore[arg-type]
@@ -359,7 +363,7 @@ class Publisher:
         import zmq
 
         now = time.monotonic()
-        for stream in self.streams:
+        for stream in tuple(self.streams):
             if now >= stream.next_beat:
                 stream.next_beat = now + BEAT_S
                 if not stream.silent:
@@ -398,7 +402,7 @@ class Publisher:
             self._changed.notify_all()
         for item in items:
             item.release()
-        for stream in self.streams:
+        for stream in self._leaving:
             stream.wake.close(linger=0)
         self._context.term()
         # Every message is destroyed now; pyzmq's own thread only has to say so.

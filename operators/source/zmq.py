@@ -78,7 +78,7 @@ class Zmq(Operator):
             raise UsageError("key is of use together with server_key only", fix="name the sender's public key")
         try:
             self.frames = Subscriber(
-                self.url, self.name, latest=site.live, queue=self.queue, follow=self.follow, server_key=self.server_key or None,
+                self.url, self.name, latest=site.live, queue=self.queue, wait=True, follow=self.follow, server_key=self.server_key or None,
                 key=self.key or None, max_bytes=self.max_bytes,
             )  # fmt: skip
         except (KeyProblem, WireError) as error:

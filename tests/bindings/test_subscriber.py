@@ -64,6 +64,15 @@ def test_a_queue_that_is_full_loses_the_oldest_and_says_so(publisher: Publisher)
         assert frames.counts.overflowed == 7
 
 
+def test_a_queue_that_waits_takes_no_more_from_the_connection(publisher: Publisher) -> None:
+    with subscribed(publisher, latest=False, queue=3, wait=True) as frames:
+        for number in range(20):
+            publisher.frame(flat(number))
+        until(lambda: frames.counts.received == 4)  # three wait, and one in hand
+        assert [frames.read(5).n for _ in range(20)] == list(range(20))  # type: ignore[union-attr]
+        assert (frames.counts.overflowed, frames.counts.lost) == (0, 0)
+
+
 def test_a_slow_reader_sees_the_present(publisher: Publisher) -> None:
     """A reader four times slower than the publisher: what it gets is what had come when it asked, every time."""
     stop, sent = threading.Event(), [0]
