@@ -10,12 +10,10 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import scrub
-from engine.payload import to_plain
+from engine.describe import plain
 from engine.summary import frames_of, percentile
 
 if TYPE_CHECKING:
@@ -23,23 +21,6 @@ if TYPE_CHECKING:
     from engine.session import Session
 
 RECENT = 256  # frames that percentiles are taken over
-
-
-def shown(value: Any) -> Any:
-    """Any parameter value as plain data without credentials."""
-    if isinstance(value, str):
-        return scrub(value)
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): shown(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [shown(part) for part in value]
-    if hasattr(value, "model_dump"):
-        return shown(value.model_dump())
-    if is_dataclass(value) and not isinstance(value, type):
-        return shown(asdict(value))
-    return scrub(repr(value))
 
 
 def hello(session: Session, run: str, verbs: tuple[str, ...]) -> dict[str, Any]:
@@ -53,62 +34,20 @@ def hello(session: Session, run: str, verbs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def state_of(session: Session) -> str:
-    """loading, online, degraded_input, degraded_inference or error."""
-    state = getattr(session, "state", None)
-    if isinstance(state, str):
-        return state
-    return "error" if session.errors else "online" if session.frames_out else "loading"
+    """loading, online, degraded_input, degraded_inference, error or stopped; `engine.health` says when which."""
+    return session.state
 
 
 # ---------------------------------------------------------------- describe
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """The graph as a program needs it to build an interface: nodes with their parameters, edges, published streams, knobs."""
-    edges = [edge for edge in session.plan.edges if edge.role != "constant"]
-    fed = {(edge.node, edge.port): f"{edge.source}.{edge.output}" for edge in edges if edge.feeds == "param"}
-    return {
-        "graph": session.plan.name,
-        "nodes": {name: _node(run, fed) for name, run in session.nodes.items() if run.plan.kind != "convert"},
-        "edges": [
-            {
-                "from": f"{e.source}.{e.output}", "to": f"{e.node}.{e.port}", "role": e.role, "policy": e.policy, "cap": e.cap,
-                "every": e.every,
-            }
-            for e in edges
-        ],
-        "streams": [
-            {"node": name, "op": run.plan.op, **{key: shown(run.params[key]) for key in ("stream", "endpoint", "url") if key in run.params}}
-            for name, run in session.nodes.items() if run.plan.kind == "sink"
-        ],
-        "knobs": [
-            {"path": rule.set, "range": list(rule.range) if rule.range else None, "choices": list(rule.choices) if rule.choices else None}
-            for rule in session.plan.govern.knobs
-        ],
-        "lanes": [{"name": lane.name, "nodes": list(lane.nodes)} for lane in session.plan.lanes],
-    }  # fmt: skip
-
-
-def _node(run: NodeRun, fed: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    spec = run.spec
-    schema = spec.model().model_json_schema() if spec.params else {}
-    defs = schema.get("$defs")
-    params = {}
-    for param in spec.params:
-        shape = {key: value for key, value in schema["properties"].get(param.name, {}).items() if key not in ("live", "knob", "title")}
-        params[param.name] = {
-            "schema": shape | ({"$defs": defs} if defs and "$ref" in repr(shape) else {}), "value": shown(run.params.get(param.name)),
-            "live": param.live, "knob": param.knob, "fed": fed.get((run.name, param.name)), "required": param.required,
-        }  # fmt: skip
-        params[param.name]["schema"].pop("default", None) if param.required else None
-    inputs = {
-        path(run, port): {"type": kind.type.__name__ if kind is not None else "", "wired": wired, "value": shown(to_plain(_written(run, port)))}
-        for port, (wired, kind) in run.inputs.settable().items()
-    }
-    return {
-        "op": run.plan.op, "doc": spec.doc, "lane": run.plan.lane, "kind": run.plan.kind, "params": shown(params), "inputs": inputs,
-        "outputs": [{"name": out.name, "type": out.type.__name__} for out in spec.outputs],
-    }  # fmt: skip
+    """The graph as a program needs it to build an interface: nodes with their parameters and inputs, edges, published streams, knobs, lanes."""
+    found = session.describe()
+    for node in found["nodes"].values():
+        for port in node["inputs"].values():
+            port["wired"] = bool(port["from"])
+    return {**found, "lanes": [{"name": lane.name, "nodes": list(lane.nodes)} for lane in session.plan.lanes]}
 
 
 def path(run: NodeRun, port: str) -> str:
@@ -130,10 +69,10 @@ def values(session: Session) -> dict[str, Any]:
         landed = session.changing.landed.get(name, {})
         for param, value in dict(run.params).items():
             if not param.startswith("in."):
-                found[f"{name}.{param}"] = shown(value if param in fed else landed.get(param, value))
+                found[f"{name}.{param}"] = plain(value if param in fed else landed.get(param, value))
         for port, (_, kind) in run.inputs.settable().items():
             if kind is not None:
-                found[f"{name}.{path(run, port)}"] = shown(to_plain(_written(run, port)))
+                found[f"{name}.{path(run, port)}"] = plain(_written(run, port))
     return found
 
 
@@ -160,7 +99,8 @@ def stats(session: Session, rates: Rates | None = None) -> dict[str, Any]:
         }  # fmt: skip
     return {
         "state": state_of(session),
-        "paused": bool(getattr(session, "paused", False)),
+        "reasons": list(session.health.reasons),
+        "paused": session.paused,
         "seconds": round(max(0, session.clock.now() - session.started) / 1e9, 3) if session.started else 0.0,
         "frames": frames_of(session),
         "fps": round(rate, 3),
@@ -174,7 +114,7 @@ def stats(session: Session, rates: Rates | None = None) -> dict[str, Any]:
             for c in list(session.channels)
         ],
         "lanes": {name: round(share, 4) for name, share in busy.items()},
-        "knobs": shown(session.knobs()),
+        "knobs": plain(session.knobs()),
         "signals": {name: float(value) for name, value in dict(session.signals).items()},
         "rungs": rungs(session),
         "epoch": session.epoch,

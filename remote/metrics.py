@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.attach import Attachment
 from engine.errors import DeviceError, UsageError
+from engine.health import STATES
 from remote import facts
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from engine.session import Session
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STATES = ("loading", "online", "degraded_input", "degraded_inference", "error")
 BUCKETS = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Seconds; upper bounds of the age histogram."""
 KINDS = 200  # kinds of events that are told apart

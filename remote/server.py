@@ -6,6 +6,7 @@ watch messages first and its place at last, and nobody else notices; what waits 
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import threading
@@ -37,6 +38,7 @@ IDLE_S = 30.0  # after which a silent client gives up its place to another
 BURST = 256  # requests taken before what waits is sent
 CLOSE_S = 1.0  # for the last answers to leave
 PASSING = ("stats", "params", "event")
+SUPERVISED = "ENGINE_SUPERVISED"  # set by a supervisor: the run ends with its standard input
 
 
 class Client:
@@ -303,6 +305,8 @@ class Control(Attachment):
         server = Server(verbs, self.endpoint, guard=self.guard, insecure=self.insecure)
         server.start()
         self.verbs, self.server = verbs, server
+        if os.environ.get(SUPERVISED):
+            threading.Thread(target=stop_with_input, args=(session,), name="supervised", daemon=True).start()
         if self.say is not None:
             self.say(f"control: {server.endpoint}" + ("" if self.guard else ", open to every program that can reach it"))
 
@@ -323,6 +327,14 @@ class Control(Attachment):
             if node.op == "sink.tap" and str(node.params.get("box", "")).startswith(self._box):
                 forget(str(node.params["box"]))
         self.verbs = self.server = None
+
+
+def stop_with_input(session: Session) -> None:
+    """Stop the run when standard input ends: its other end is the supervisor's, and ends with one that dies too."""
+    with suppress(OSError):
+        while os.read(0, 4096):  # the descriptor itself: a buffered reader would be in the way when the interpreter ends
+            pass
+    session.stop()
 
 
 def guarded(key: str | None, allow: Iterable[str]) -> Guard | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from engine.describe import plain
 from engine.errors import EngineError
 from remote import facts, prompts, watch
 from remote.request import VERSION, Fields, Refused, checked, number_of, told
@@ -328,4 +329,4 @@ def _moved(one: _Pending, receipt: Receipt, state: str) -> None:
 
 
 def _diff(diff: Any) -> Any:
-    return facts.shown(diff.to_dict() if hasattr(diff, "to_dict") else diff)
+    return plain(diff.to_dict() if hasattr(diff, "to_dict") else diff)

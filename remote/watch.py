@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.describe import plain
 from remote import facts
 from remote.request import VERSION
 
@@ -73,9 +74,9 @@ class Watches:
         """Something happened; called from lanes too."""
         interested = [w for w in self._watches if "events" in w.what]
         if interested:
-            plain = facts.shown(event)
+            told = plain(event)
             for watch in interested:
-                watch.reply({"v": VERSION, "id": watch.number, "kind": "event", "event": plain})
+                watch.reply({"v": VERSION, "id": watch.number, "kind": "event", "event": told})
 
     def flush(self) -> None:
         """Tell everybody once more, now: the run is about to be over."""
