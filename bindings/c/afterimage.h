@@ -1665,6 +1665,7 @@ static void aft_refusal_(const aft_reader *map, int code, aft_error *error) {
     if (!aft_find(&problems, "problems") && !aft_read(&problems, &value) && value.type == AFT_V_MAP && value.count > 0 && !aft_read(&problems, &value)) {
         aft_text_of_(&value, error->key, sizeof error->key);
         if (!aft_read(&problems, &value)) aft_text_of_(&value, why, sizeof why);
+        if (strstr(text, why)) why[0] = 0; /* said already */
     }
     snprintf(error->message, sizeof error->message, "%s%s%s%s%s", text[0] ? text : "refused", why[0] ? ": " : "", why, fix[0] ? "; " : "", fix);
 }

@@ -248,7 +248,7 @@ static int observe(const char *endpoint, const char *stream, int queue, long mos
         fprintf(stderr, "%s\n", error.message);
         return 1;
     }
-    while ((code = aft_next(s, &frame, 20000)) == AFT_OK) {
+    while ((code = aft_next(s, &frame, 60000)) == AFT_OK) {
         size_t bytes = 0;
         const unsigned char *data = (const unsigned char *)aft_data(s, &frame, &bytes);
         if (!settled) settled = allocations;

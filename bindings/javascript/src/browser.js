@@ -36,6 +36,8 @@ export class Preview extends Verbs {
     this.#socket = new WebSocket(url);
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onmessage = ({ data }) => (typeof data === "string" ? this.deliver(JSON.parse(data)) : this.#frame(data));
+    // Some runtimes tell of a refused connection by `error` alone, browsers by both.
+    this.#socket.onerror = () => this.#closed(new ConnectionError("the connection fails: does the run go on at this address, and is the token right?"));
     this.#socket.onclose = ({ code, reason }) => this.#closed(new ConnectionError(`the connection has ended (${code}${reason ? `: ${reason}` : ""}): does the run go on, and is the token right?`));
     /** Settles when the connection stands and the first view was answered. */
     this.ready = new Promise((resolve, reject) => {
@@ -174,6 +176,7 @@ export class Preview extends Verbs {
   /** @param {Error} error */
   #closed(error) {
     if (!this.#over) this.#error = error;
+    else if (!this.#asking.length && !this.open) return;
     this.#over = true;
     this.#unready(error);
     this.lost(error);

@@ -324,7 +324,7 @@ function refusal(message) {
   const error = isMap(message.error) ? /** @type {Answer} */ (message.error) : {};
   const problems = message.problems;
   const told = [error.message || "refused"];
-  if (isMap(problems)) told.push(...Object.entries(problems).map(([path, why]) => `${path}: ${why}`));
+  if (isMap(problems)) told.push(...Object.entries(problems).filter(([, why]) => !told[0].includes(String(why))).map(([path, why]) => `${path}: ${why}`));
   if (error.fix) told.push(error.fix);
   return new RefusedError(told.join("; "), { ...error, problems, failed: message.kind === "failed" });
 }
