@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Frames = Literal["auto", "store", "hash", "none"]
 FLUSH_S = 0.5  # what a killed process loses at most
 NOTE = 256  # bytes that a small entry counts for
-KEY_S = 2.0  # between pictures of a sink that are kept whole, for a replay that differs to say by how much
+KEY_S = 1.0  # between pictures of a sink that are kept whole, for a replay that differs to say by how much
 
 
 class Recorder(Tap):
@@ -107,7 +107,7 @@ class Recorder(Tap):
         session, thread = self.session, self._thread
         if self.on:
             first = error or next(iter(session.errors), None)
-            state = "failed" if first is not None else "aborted" if session.aborting.is_set() else "done"
+            state = "aborted" if session.aborted else "failed" if first is not None else "done"
             facts = {
                 "state": state, "error": str(first) if first is not None else "", "frames": frames_of(session), "unchecked": self.unchecked,
                 "events": len(session.events),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import registry
-from engine.errors import EngineError, OperatorError, ReplayError, UsageError
+from engine.errors import EngineError, MissingError, OperatorError, ReplayError, UsageError
 from engine.record import Recording, Reloaded, Replay
 from engine.session import Session
 from recorder import snapshots, standins
@@ -121,8 +121,9 @@ def replay(tape: Tape, wish: Wish = Wish()) -> Outcome:
             session.run()
     except EngineError as failure:
         error = failure
-        if not all(_expected(each, tape) for each in session.errors) or not session.errors:
-            raise
+        if not session.errors or not all(_expected(each, tape) for each in session.errors):
+            cause = failure.__cause__
+            raise cause if isinstance(cause, (ReplayError, MissingError)) else failure from None
     session.check()
     check.finish(begin, wish.until)
     seen = dict(sorted(check.sinks.items()))
