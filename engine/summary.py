@@ -52,6 +52,8 @@ class Summary:
     allocations: int
     error: str | None = None
     lanes: dict[str, float] = field(default_factory=dict)
+    state: str = "stopped"
+    states: dict[str, float] = field(default_factory=dict)  # seconds in each
     memory: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +98,17 @@ def memory_facts(session: Session) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
+def states_of(session: Session) -> dict[str, float]:
+    """Seconds that a run spent in each of its states, from the events that tell of them."""
+    changes = [(e["at"], e["before"]) for e in list(session.events) if e["what"] == "state"]
+    found: Counter[str] = Counter()
+    since = session.started
+    for at, before in [*changes, (session.stopped or session.clock.now(), session.state)]:
+        found[before] += max(0, at - since)
+        since = max(since, at)
+    return {state: round(ns / 1e9, 3) for state, ns in found.items() if ns}
+
+
 def summarise(session: Session) -> Summary:
     """The summary of a session, at any time."""
     ages = [age / 1e6 for age in session.ages]
@@ -120,5 +133,6 @@ def summarise(session: Session) -> Summary:
         age_ms=spread(ages), nodes=nodes, edges=edges, knobs=session.knobs(), outputs=list(session.outputs),
         events=dict(Counter(e["what"] for e in session.events)), allocations=session.pools.allocated,
         error=str(session.errors[0]) if session.errors else None, lanes={name: round(share, 4) for name, share in busy.items()},
+        state=session.state, states=states_of(session),
         memory=memory_facts(session),
     )  # fmt: skip

@@ -22,6 +22,9 @@ def show_summary(result: Mapping[str, Any]) -> None:
         report.tell(f"drops   {report.listed(frames['drops'])}")
     if frames["out"]:
         report.tell("age ms  " + report.listed({name: float(value) for name, value in age.items()}))
+    worse = {state.replace("_", " "): seconds for state, seconds in result.get("states", {}).items() if state.startswith("degraded")}
+    if worse:
+        report.tell("state   " + " · ".join(f"{state} for {_span(seconds)}" for state, seconds in worse.items()))
     if result["knobs"]:
         report.tell(f"knobs   {report.listed(result['knobs'])}")
     if result["events"]:

@@ -26,6 +26,7 @@ LINE_S = 5.0
 RECENT = 256  # frames that percentiles are taken over
 WINDOW_S = (2.0, 12.0)  # rates are over the last two seconds, or over more where frames are rare
 ENOUGH = 8  # frames that make a rate
+TONES = {"online": "green", "degraded_input": "bold yellow", "degraded_inference": "bold yellow", "error": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Reading:
     share: float | None = None
     of: str = ""
     left_s: float | None = None
+    state: str = "online"
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass
@@ -70,8 +73,9 @@ class Meter:
         share, of = self._progress(seconds)
         left = seconds * (1 - share) / share if share else None
         return Reading(
-            seconds, frames, rate, (percentile(ages, 50), percentile(ages, 95), percentile(ages, 99)), shares, opening, share, of, left
-        )
+            seconds, frames, rate, (percentile(ages, 50), percentile(ages, 95), percentile(ages, 99)), shares, opening, share, of, left,
+            session.state, session.health.reasons,
+        )  # fmt: skip
 
     def _since(self, now: float, out: int) -> tuple[float, int, dict[str, int]]:
         """The sample to measure rates from: the youngest that is old enough and has enough frames since."""
@@ -191,6 +195,8 @@ class Screen(Silent):
         from rich.text import Text
 
         parts: list[Any] = [_head(self.session, reading)]
+        if reading.reasons and not reading.opening:
+            parts.append(Text("; ".join(reading.reasons), TONES.get(reading.state, "")))
         if reading.share is not None and not reading.opening:
             parts.append(_bar(reading))
         if reading.opening:
@@ -248,10 +254,17 @@ def line(reading: Reading) -> str:
         state = f"opening {', '.join(reading.opening)}" if reading.opening else "waiting for the first frame"
         return f"{report.clock(reading.seconds)}  {state}"
     parts = [report.clock(reading.seconds), f"in {frames['in']} out {frames['out']}", f"{report.number(reading.rate)} fps"]
+    parts += [state_text(reading)] if reading.state.startswith("degraded") or reading.state == "error" else []
     parts += [f"age {'/'.join(report.number(a) for a in age)} ms"] if frames["out"] else []
     parts += [f"drops {report.listed(frames['drops'])}"] if frames["drops"] else []
     parts += [f"{reading.share:.0%} {ending(reading)}".rstrip()] if reading.share is not None else []
     return "  ".join(parts)
+
+
+def state_text(reading: Reading) -> str:
+    """How the run is, and why where it is not as it should be."""
+    word = reading.state.replace("_", " ")
+    return f"{word}: {'; '.join(reading.reasons)}" if reading.reasons else word
 
 
 def ending(reading: Reading) -> str:
@@ -282,6 +295,7 @@ def _head(session: Session, reading: Reading) -> Any:
     return Text.assemble(
         (session.plan.name, "bold"), f"  {session.plan.clock}" + (", embedded" if session.plan.embedded else ""), "   ",
         (f"{report.number(reading.rate)} fps", "bold green"), f"   {report.clock(reading.seconds)}   ",
+        (reading.state.replace("_", " "), TONES.get(reading.state, "")), "   ",
         f"{frames['in']} in · {frames['out']} out · {frames['in_flight']} under way",
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ h1 { font-size: 1.1rem; margin: 0 0 1rem; font-weight: 600 } h1 small { color: #
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .3rem .9rem; margin: .5rem 0 0 }
 dt { color: #8b93a0; font-size: .74rem } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
 .why { color: #e8b339; margin: .4rem 0 0; overflow-wrap: anywhere }
-pre { color: #8b93a0; font-size: .72rem; overflow-x: auto; margin: .5rem 0 0 }
+pre { color: #8b93a0; font-size: .72rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: .5rem 0 0 }
 """
 
 
