@@ -74,7 +74,7 @@ class Receiver:
         self.trouble = ""
         self.ages: deque[tuple[float, float, float]] = deque(maxlen=512)  # monotonic s of arrival, age ms, transit ms
         self.rings = Rings()
-        self._run = ""
+        self._run, self._restarted = "", False
         self._next = -1  # the n that would follow without a gap
         self._last: wire.Frame | None = None
         self._reading = threading.Lock()  # decoders and rings serve one reader at a time
@@ -182,10 +182,9 @@ class Receiver:
             self.trouble = f"a message was refused: {error}"
             return
         self.heard = time.monotonic()
-        restarted = header.run != self._run
-        if restarted:
+        if header.run != self._run:
             self.counts.runs += 1
-            restarted = bool(self._run)
+            self._restarted = bool(self._run)  # told with the first frame, though a heartbeat may come before it
             self._run, self._next, self._last, self.end = header.run, -1, None, None
         if isinstance(header, wire.Beat):
             self.beat = header
@@ -195,6 +194,7 @@ class Receiver:
             self.counts.ends += 1
             self.notify()
         else:
+            restarted, self._restarted = self._restarted, False
             self._frame(header, payload, now, restarted)
 
     def _frame(self, header: wire.Frame, payload: tuple[Any, ...], now: int, restarted: bool) -> None:

@@ -6,7 +6,6 @@ NumPy does not know, a view with gaps) is brought into a pooled buffer of the si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +94,3 @@ def payload_of(header: wire.Frame, found: Any) -> Payload:
         return Prompt(**found)
     kinds: dict[str, Any] = {"Scalar": Scalar, "Text": Text, "Data": Data}
     return kinds[header.type](found)  # type: ignore[no-any-return]
-
-
-def total(parts: Sequence[Any]) -> tuple[int, ...]:
-    """The `size` of payload parts."""
-    return tuple(memoryview(part).nbytes for part in parts)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BEAT_S = 1.0
 LINGER_S = 1.0
 """How long the last frames may take to leave when the run ends."""
+WAIT_MS = 50
+LOOK_S = 0.05
+"""How often every message that has not been sent yet is looked at."""
 PEER_MS = 5_000
 """A peer that answers nothing for so long is taken for gone: a frozen one, a network that fell away."""
 
@@ -153,11 +156,15 @@ class Publisher:
         self._changed = threading.Condition()
         self._closing = False
         self._subscriptions: Counter[bytes] = Counter()
-        self._in_use: list[tuple[Any, tuple[Lease, ...]]] = []  # what ZeroMQ still reads from
+        self._in_use: deque[tuple[Any, tuple[Lease, ...]]] = deque()  # what ZeroMQ still reads from
+        self._next_look = 0.0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
         self._inbox = self._context.socket(zmq.PULL)
         self._end_guard: Any = None
+        # As plain numbers: pyzmq's own flags are enums, and adding two of them costs as much as sending.
+        self._quick, self._more, self._again = int(zmq.NOBLOCK), int(zmq.SNDMORE), zmq.Again
+        self._flags = 0 if settings.lossless else self._quick
         self.inbox_url = f"inproc://wake-{id(self)}"
         try:
             self._bind(zmq)
@@ -174,6 +181,8 @@ class Publisher:
         socket.setsockopt(zmq.SNDHWM, settings.hwm)
         socket.setsockopt(zmq.MAXMSGSIZE, 65_536)  # subscriptions come in here, and nothing else
         socket.setsockopt(zmq.XPUB_NODROP, int(settings.lossless))
+        # Lossless, a send waits in ZeroMQ for room: its POLLOUT says nothing of it on this kind of socket.
+        socket.setsockopt(zmq.SNDTIMEO, WAIT_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, PEER_MS // 5)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, PEER_MS)
         socket.setsockopt(zmq.LINGER, round(LINGER_S * 1000))
@@ -258,19 +267,17 @@ class Publisher:
         poller = zmq.Poller()
         poller.register(self._inbox, zmq.POLLIN)
         poller.register(self._socket, zmq.POLLIN)
-        full = False  # a subscriber of a lossless stream has no room
-        deadline = 0.0
+        deadline, behind = 0.0, False
         try:
             while True:
-                poller.modify(self._socket, zmq.POLLIN | (zmq.POLLOUT if full else 0))
-                ready = dict(poller.poll(self._patience()))
+                ready = dict(poller.poll(0 if behind else self._patience()))
                 if self._inbox in ready:
                     with suppress(zmq.Again):
                         while True:
                             self._inbox.recv(zmq.NOBLOCK)
                 if ready.get(self._socket, 0) & zmq.POLLIN:
                     self._read_subscriptions()
-                full = not self._send_waiting()
+                behind = not self._send_waiting()
                 self._beat()
                 self._give_back()
                 if self._closing:
@@ -313,55 +320,55 @@ class Publisher:
 
     def wait_for_subscriber(self, stream: Stream, seconds: float) -> bool:
         """Wait until somebody subscribes to `stream`."""
+        if stream.subscribers:
+            return True
         with self._changed:
             return bool(stream.subscribers) or (self._changed.wait(seconds) and bool(stream.subscribers))
 
     def _send_waiting(self) -> bool:
-        """Send what lanes have handed over; False where a lossless stream has to wait for its subscribers."""
-        import zmq
-
-        while True:
-            with self._changed:
-                if not self._items:
-                    return True
-                item = self._items[0] if self.settings.lossless else self._items.popleft()
+        """Send what lanes have handed over; False where a lossless stream's subscribers had no room for a while."""
+        lossless = self.settings.lossless
+        while self._items:
             try:
-                self._send(item)
-            except zmq.Again:
+                self._send(self._items[0] if lossless else self._taken())
+            except self._again:
                 return False
-            with self._changed:
-                if self.settings.lossless:
+            if lossless:
+                with self._changed:
                     self._items.popleft()
                     self._changed.notify_all()
+            self._give_back()
+        return True
+
+    def _taken(self) -> _Item:
+        with self._changed:
+            return self._items.popleft()
 
     def _send(self, item: _Item) -> None:
-        import zmq
-
         stream, socket, sent = item.stream, self._socket, time.time_ns()
         if item.reason:
             if not stream.silent:
                 end = wire.End(stream=stream.name, run=stream.run, n=stream.count, sent=sent, reason=item.reason)
-                socket.send_multipart([stream.topic, wire.encode(end)], zmq.NOBLOCK)
+                socket.send_multipart([stream.topic, wire.encode(end)], self._flags)
             with self._changed:
                 self._leaving.remove(stream)
             stream.wake.close(linger=0)
             return
         head = item.raw or (stream.topic, wire.encode(wire.Frame(**item.fields, sent=sent)))  # type: ignore[arg-type]
-        more = [zmq.SNDMORE] * (len(head) - 1) + [zmq.SNDMORE if item.parts else 0]
-        for part, flag in zip(head, more, strict=True):
-            socket.send(part, flag | zmq.NOBLOCK)
-        for i, part in enumerate(item.parts):
-            last = i == len(item.parts) - 1
-            tracker = socket.send(part, zmq.NOBLOCK | (0 if last else zmq.SNDMORE), copy=False, track=bool(item.leases))
-            if last and item.leases:
-                self._in_use.append((tracker, item.leases))
+        more, left = self._flags | self._more, len(head) + len(item.parts)
+        for part in head:
+            left -= 1
+            socket.send(part, more if left else self._flags)
+        for part in item.parts:
+            left -= 1
+            tracker = socket.send(part, more if left else self._flags, copy=False, track=bool(item.leases))
+        if item.leases:
+            self._in_use.append((tracker, item.leases))
         stream.times.append(time.monotonic())
         if stream.state == "loading":
             stream.state = "online"
 
     def _beat(self) -> None:
-        import zmq
-
         now = time.monotonic()
         for stream in tuple(self.streams):
             if now >= stream.next_beat:
@@ -371,24 +378,32 @@ class Publisher:
                         stream=stream.name, run=stream.run, n=stream.count, sent=time.time_ns(), fps=round(stream.fps, 2),
                         state=_state or stream.state,
                     )  # fmt: skip
-                    with suppress(zmq.Again):
-                        self._socket.send_multipart([stream.topic, wire.encode(beat)], zmq.NOBLOCK)
+                    with suppress(self._again):
+                        self._socket.send_multipart([stream.topic, wire.encode(beat)], self._quick)
 
     def _give_back(self, wait: float | None = None) -> None:
         """Release the buffers that ZeroMQ has finished reading."""
         import zmq
 
-        kept = []
-        for tracker, leases in self._in_use:
+        # Messages are done in the order they were sent, but for those that a frozen subscriber keeps: so the first is looked at every time, all
+        # of them now and then.
+        in_use, now = self._in_use, time.monotonic()
+        everything = wait is not None or now >= self._next_look
+        if everything:
+            self._next_look = now + LOOK_S
+        for _ in range(len(in_use)):
+            tracker, leases = in_use[0]
             if wait is not None:
                 with suppress(zmq.NotDone):
                     tracker.wait(wait)
             elif not tracker.done:
-                kept.append((tracker, leases))
+                if not everything:
+                    return
+                in_use.rotate(-1)
                 continue
+            in_use.popleft()
             for lease in leases:
                 lease.release()
-        self._in_use = kept
 
     def _close_sockets(self, linger: int) -> None:
         self._inbox.close(linger=0)

@@ -104,10 +104,9 @@ class Zmq(Operator):
         if self.imagezmq:
             self._compatible(frame)
             return
-        from operators.link.payloads import total
-
         fields, parts, leases = self._stored(frame)
-        stream.publish({**self._place(fields.pop("key", True)), "size": total(parts), **fields}, parts, leases)
+        size = tuple(memoryview(part).nbytes for part in parts)
+        stream.publish({**self._place(fields.pop("key", True)), "size": size, **fields}, parts, leases)
 
     # ---- the header
 

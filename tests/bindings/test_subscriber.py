@@ -118,6 +118,7 @@ def test_a_publisher_that_was_started_again(publisher: Publisher) -> None:
     with subscribed(publisher, latest=False) as frames:
         publisher.frame(flat(0), n=1000)
         publisher.run = "f" * 16
+        publisher.beat()
         publisher.frame(flat(1), n=0)
         first, second = frames.read(5), frames.read(5)
         assert first is not None

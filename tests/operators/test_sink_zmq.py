@@ -395,7 +395,7 @@ def test_a_publisher_that_is_started_again(port: str) -> None:
 def test_lossless_for_offline_graphs(port: str) -> None:
     """The film waits for its subscriber, and goes at its pace: every frame arrives, whole, although the reader is slow and queues are short."""
     graph = film(port, "offline", given={"frames": 120, "period": 0.0}, lossless=True, hwm=2)
-    with nothing_left(), Running(graph, poison=True) as run, Watcher(port, latest=False, sleep=0.002) as slow:
+    with nothing_left(), Running(graph, poison=True) as run, Watcher(port, latest=False, queue=4, wait=True, sleep=0.002) as slow:
         until(lambda: "end" in (slow.lines or [{}])[-1], 40)
         run.join()
         assert [line["seq"] for line in slow.frames] == list(range(120))
