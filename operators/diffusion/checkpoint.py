@@ -9,8 +9,10 @@ It knows files and module classes, not how they are used.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +135,16 @@ def config(folder: Path, name: str, file: str = "config.json") -> Mapping[str, A
     return found
 
 
+def library(name: str) -> Any:
+    """The package `name`, imported whole.
+
+    diffusers and transformers put another module in their place at the end of their import; a lane that waits for the import of another
+    lane is handed the one that was there before, which is empty. So the place is looked at again.
+    """
+    importlib.import_module(name)
+    return sys.modules[name]
+
+
 def _variant(folder: Path, name: str) -> str | None:
     """None for plain safetensors weights, or their variant ("fp16") where only that is there. Refuses folders without safetensors."""
     files = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -162,13 +174,13 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype) -> Any:
     common = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "variant": variant}
     try:
         if kind.startswith("CLIP"):
-            import transformers
+            transformers = library("transformers")
             from transformers.utils import logging
 
             logging.disable_progress_bar()
             loaded, info = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, **common)
         else:
-            import diffusers
+            diffusers = library("diffusers")
             from diffusers.utils import logging as talk
 
             level = talk.get_verbosity()

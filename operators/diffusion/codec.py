@@ -29,10 +29,11 @@ class _Codec(Operator):
         """Load and place it. Raises MissingError or UsageError as diffusion.stream does."""
         import torch
 
-        from operators.diffusion import coder
+        from operators.diffusion import checkpoint, coder
         from operators.diffusion.models import embedded_folder
 
         super().open(site)
+        checkpoint.library("diffusers")
         self.device = torch.device(site.device)
         kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         dtype = kinds.get(self.dtype, torch.float32 if self.device.type == "cpu" else torch.float16)

@@ -88,6 +88,8 @@ class MakeReference(Operator):
         dtype = kinds.get(self.dtype, torch.float32 if self.device.type == "cpu" else torch.float16)
         from operators.diffusion import checkpoint, ipadapter
 
+        checkpoint.library("transformers")
+        checkpoint.library("diffusers")
         found = ipadapter.find(self.adapter, self.file)
         folder = checkpoint.locate_folder(self.encoder)
         folder = folder / self.encoder_folder if self.encoder_folder else folder
@@ -171,8 +173,10 @@ def _projection(state: dict[str, torch.Tensor], name: str) -> Any:
 
 def _processor(folder: Any, network: Any) -> Any:
     """Cut and scaled as the encoder was trained: its own settings where they are there, CLIP's at its size where not."""
-    from transformers import CLIPImageProcessor
-
+    try:  # the one that needs no torchvision, by name: asked for the other, transformers talks about it
+        from transformers import CLIPImageProcessorPil as CLIPImageProcessor
+    except ImportError:
+        from transformers import CLIPImageProcessor
     if (folder / "preprocessor_config.json").is_file():
         return CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     side = int(network.config.image_size)

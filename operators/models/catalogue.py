@@ -25,7 +25,7 @@ class Model:
 
     kind: "file" is one file with an address and a hash, "hub" a repository of the Hugging Face Hub, "shipped" lies inside this package.
     alike: SHA-256 of other builds of a file that count as the same model.
-    files: for Hub models, the patterns that are fetched.
+    files: for Hub models, the patterns that are fetched; `weights` False where there are none among them (a tokenizer alone).
     """
 
     name: str
@@ -39,6 +39,7 @@ class Model:
     filename: str = ""
     aliases: tuple[str, ...] = ()
     files: tuple[str, ...] = SAFE_PATTERNS
+    weights: bool = True
 
 
 _POSE_BUCKET = "https://storage.googleapis.com/mediapipe-models/pose_landmarker"
@@ -54,6 +55,11 @@ def _landmarker(variant: str, size: int, sha256: str, *, aliases: tuple[str, ...
         source=f"{_POSE_BUCKET}/{name}/float16/1/{name}.task", sha256=sha256, alike=alike, filename=f"{name}.task", aliases=aliases,
     )  # fmt: skip
 
+
+# An SDXL model in half precision: both text encoders, UNet and autoencoder.
+_SDXL = (
+    "model_index.json", "*/*.json", "*/*.txt", *(f"{part}/*.fp16.safetensors" for part in ("unet", "vae", "text_encoder", "text_encoder_2")),
+)  # fmt: skip
 
 MODELS: tuple[Model, ...] = (
     _landmarker(
@@ -87,6 +93,40 @@ MODELS: tuple[Model, ...] = (
         "stabilityai/sd-turbo", "hub", "text to image in one to four steps (Stable Diffusion 2.1, distilled)", round(2.58 * GB),
         "Stability AI Community", "https://huggingface.co/stabilityai/sd-turbo",
         files=("model_index.json", "*/*.json", "*/*.txt", *(f"{part}/*.fp16.safetensors" for part in ("unet", "vae", "text_encoder"))),
+    ),
+    Model(
+        "latent-consistency/lcm-lora-sdv1-5", "hub", "LoRA: Stable Diffusion 1.5 in four steps", round(0.135 * GB), "OpenRAIL++",
+        "https://huggingface.co/latent-consistency/lcm-lora-sdv1-5", files=("pytorch_lora_weights.safetensors",),
+    ),
+    Model(
+        "latent-consistency/lcm-lora-sdxl", "hub", "LoRA: SDXL in four steps", round(0.394 * GB), "OpenRAIL++",
+        "https://huggingface.co/latent-consistency/lcm-lora-sdxl", files=("pytorch_lora_weights.safetensors",),
+    ),
+    Model(
+        "stabilityai/stable-diffusion-xl-base-1.0", "hub", "text to image, 1024 px (SDXL)", round(6.94 * GB), "CreativeML-OpenRAIL++-M",
+        "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0", files=_SDXL,
+    ),
+    Model(
+        "stabilityai/sdxl-turbo", "hub", "text to image in one to four steps (SDXL, distilled)", round(6.94 * GB), "Stability AI Community",
+        "https://huggingface.co/stabilityai/sdxl-turbo", files=_SDXL,
+    ),
+    Model(
+        "xinsir/controlnet-openpose-sdxl-1.0", "hub", "ControlNet for skeleton pictures, SDXL", round(2.5 * GB), "Apache-2.0",
+        "https://huggingface.co/xinsir/controlnet-openpose-sdxl-1.0", files=("config.json", "diffusion_pytorch_model.safetensors"),
+    ),
+    Model(
+        "madebyollin/taesdxl", "hub", "small fast decoder for SDXL", 10 * MB, "MIT", "https://huggingface.co/madebyollin/taesdxl",
+        files=("config.json", "diffusion_pytorch_model.safetensors"),
+    ),
+    Model(
+        "h94/IP-Adapter", "hub", "IP-Adapters for Stable Diffusion 1.5 and their image encoder", round(2.86 * GB), "Apache-2.0",
+        "https://huggingface.co/h94/IP-Adapter",
+        files=("models/ip-adapter*_sd15.safetensors", "models/image_encoder/config.json", "models/image_encoder/model.safetensors"),
+    ),
+    Model(
+        "openai/clip-vit-large-patch14", "hub", "CLIP's tokenizer, for checkpoints in one file", 3 * MB, "MIT (not stated on the page)",
+        "https://huggingface.co/openai/clip-vit-large-patch14", files=("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
+        weights=False,
     ),
     Model(
         "Qwen/Qwen2-VL-2B-Instruct", "hub", "picture to text, for vlm.refine", round(4.4 * GB), "Apache-2.0",

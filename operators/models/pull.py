@@ -46,7 +46,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
         return _pull_hub(name, SAFE_PATTERNS, tell)
     if model.kind == "shipped":
         return store.find(model.name)
-    return _pull_file(model, tell) if model.kind == "file" else _pull_hub(model.name, model.files, tell)
+    return _pull_file(model, tell) if model.kind == "file" else _pull_hub(model.name, model.files, tell, weights=model.weights)
 
 
 # ---------------------------------------------------------------- one file with an address
@@ -136,8 +136,11 @@ def write_atomically(target: Path, content: bytes) -> None:
 # ---------------------------------------------------------------- the Hub
 
 
-def _pull_hub(name: str, patterns: tuple[str, ...], tell: Progress) -> Path:
-    """Fetch a Hub repository's safetensors and text files into the Hugging Face cache (which resumes, locks and deduplicates by itself)."""
+def _pull_hub(name: str, patterns: tuple[str, ...], tell: Progress, *, weights: bool = True) -> Path:
+    """Fetch a Hub repository's safetensors and text files into the Hugging Face cache (which resumes, locks and deduplicates by itself).
+
+    `weights` False: text files alone are the model.
+    """
     from fnmatch import fnmatch
 
     import huggingface_hub
@@ -148,7 +151,7 @@ def _pull_hub(name: str, patterns: tuple[str, ...], tell: Progress) -> Path:
     try:
         info = huggingface_hub.HfApi().model_info(name, files_metadata=True, timeout=TIMEOUT_S)
         files = [f for f in info.siblings or [] if any(fnmatch(f.rfilename, p) for p in patterns)]
-        if not any(f.rfilename.endswith(".safetensors") for f in files):
+        if weights and not any(f.rfilename.endswith(".safetensors") for f in files):
             raise _no_safetensors(name, [f.rfilename for f in info.siblings or []])
         total, done = sum(f.size or 0 for f in files), 0
         _need_space(name, total)
@@ -171,7 +174,9 @@ def _pull_hub(name: str, patterns: tuple[str, ...], tell: Progress) -> Path:
             f"{name} cannot be fetched: {_first_line(error)}",
             fix=f"check the network and pull again, or copy the model from another machine into {kept} or to {store.place(name)}",
         ) from error
-    store.check_weights(path := store.find(name))
+    path = store.find(name)
+    if weights:
+        store.check_weights(path)
     return path
 
 

@@ -40,7 +40,7 @@ def verify(name: str) -> Verdict:
     problems: list[str] = []
     files: list[Path] = []
     try:
-        files = store.check_weights(path)
+        files = store.check_weights(path) if model is None or model.weights else []
     except EngineError as error:
         problems.append(str(error))
     for file in files:

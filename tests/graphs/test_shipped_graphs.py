@@ -21,7 +21,7 @@ every_graph = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem
 
 
 def test_there_are_graphs() -> None:
-    assert {path.stem for path in GRAPHS} >= {"demo", "live_2060", "live_4080", "live_turbo"}
+    assert {path.stem for path in GRAPHS} >= {"demo", "live_2060", "live_4080", "live_lcm", "live_sdxl_turbo", "live_turbo"}
     assert layers.shipped_graphs().keys() == {path.stem for path in GRAPHS}
 
 

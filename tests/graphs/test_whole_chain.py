@@ -81,21 +81,30 @@ def test_every_shipped_graph_runs_on_the_embedded_models(name: str, clip: Path, 
     if name != "demo":
         needs_pose_model()
         sets.append(f"camera.url={clip}")
+    if name == "live_lcm":
+        import cv2
+
+        cv2.imwrite(str(tmp_path / "look.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+        sets += [f"look.url={tmp_path / 'look.png'}", f"stills.url={tmp_path / 'stills'}", "still.every=8"]
     plan = compile(load(name, sets=sets), embedded=True)
     with Session(plan, frames=24, poison=True) as session:
         summary = session.run()
         session.check()
         assert session.pools.loaned == 0
     frames = summary.frames
-    assert frames["in"] == 24
+    assert frames["in"] == 24 + (name == "live_lcm")  # and the picture of the reference
     assert frames["in"] == frames["out"] + sum(frames["drops"].values())
     assert frames["in_flight"] == 0
     assert frames["out"] >= (24 if plan.clock == "offline" else 1)
     painted = decode(out)
-    assert len(painted) == frames["out"]
+    assert len(painted) == summary.nodes["screen"]["count"] == summary.nodes["paint"]["count"]
     assert all(picture.std() > 10 for picture in painted), "a picture without content"
+    if name == "live_lcm":
+        assert list((tmp_path / "stills").glob("*.png")), "no still was taken"
+        assert summary.nodes["eyes"]["count"] == 1
+        return
+    assert len(painted) == frames["out"]
     assert summary.outputs == [str(out)]
-    assert summary.nodes["paint"]["count"] == frames["out"]
 
 
 @needs_weights
