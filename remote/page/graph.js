@@ -156,6 +156,7 @@ export class GraphView {
     const lines = make("g", { class: "edges" });
     const cards = make("g", { class: "cards" });
     svg.append(marker(), lines, cards);
+    this.right = size[0] + pad.x;
     const at = (name) => place.get(name).map((v, i) => v + (i ? pad.y : pad.x));
     this.cards.clear();
     this.badges.clear();
@@ -185,7 +186,7 @@ export class GraphView {
   // Back to an earlier node, or to itself: round the outside.
   loop(a, b) {
     if (this.upright) {
-      const x = Math.max(a[0], b[0]) + CARD.w / 2 + 14;
+      const x = (a === b || a[1] === b[1] ? a[0] + CARD.w / 2 : this.right) + 12; // beside everything that lies between
       const d = `M${a[0] + CARD.w / 2},${a[1]}C${x + 10},${a[1]} ${x + 10},${b[1] - 8} ${b[0] + CARD.w / 2 + 5},${b[1] - 8}`;
       return { d, mid: [x - 8, (a[1] + b[1]) / 2] };
     }

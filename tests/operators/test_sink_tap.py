@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,20 @@ def test_mailboxes_have_names_and_outlive_their_taps() -> None:
     finally:
         forget("test-a")
         forget("test-b")
+
+
+def test_a_mailbox_goes_on_when_a_new_tap_opens_before_the_old_one_closes() -> None:
+    try:
+        with ExitStack() as new:
+            with Bench("sink.tap", box="test-c"):
+                bench = new.enter_context(Bench("sink.tap", box="test-c"))
+            assert not mailbox("test-c").ended
+            bench(plain(4))
+            assert mailbox("test-c").next(0, timeout=0.0) is not None
+            assert mailbox("test-c").next(1, timeout=0.0) is None
+        assert mailbox("test-c").ended
+    finally:
+        forget("test-c")
 
 
 def film(**tap: Any) -> Session:

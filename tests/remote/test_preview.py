@@ -119,9 +119,11 @@ def test_another_viewer_begins_with_a_key_frame_and_shares_the_encode() -> None:
         first.ask("view", codecs=["h264"])
         while not first.frame()[0]["n"] > 5:
             pass
+        joined = out(run)
         second.ask("view", codecs=["h264"])
         header, payload = second.frame()
         assert header["flags"] & 1
+        assert header["seq"] < joined + 250  # made for it: the next one that nobody asked for would be 600 pictures away
         assert codec_of(payload)
         one, other = ({header["seq"]: payload for header, payload in (s.frame() for _ in range(25))} for s in (first, second))
         shared = one.keys() & other.keys()
