@@ -31,7 +31,7 @@ lint: setup
 check: lint test
 
 bench: setup
-	for b in cpu_hop cpu_pipeline cpu_transcode cpu_overhead govern_sim embedded_quality; do \
+	for b in cpu_hop cpu_pipeline cpu_transcode cpu_overhead govern_sim embedded_quality cpu_outputs; do \
 	  $(BIN)/python bench/$$b.py --json bench/results/$$b.json || exit 1; done
 
 docs: setup

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from engine.errors import EngineError, MediaError, UsageError
+from engine.errors import EngineError, MediaError, UsageError, scrub
 from operators.sink.child import Tell
 from operators.sink.sound import FileSound
 from operators.sink.writer import Target, Writer
@@ -44,6 +44,16 @@ def scheme_of(url: str) -> str:
     return "hls" if url.lower().endswith(".m3u8") else ""
 
 
+def shown(url: str) -> str:
+    """`url` as people and logs get to see it: without credentials, and without the key that RTMP services have at the end of the path."""
+    if scheme_of(url) in ("rtmp", "rtmps"):
+        head, mark, rest = url.partition("://")
+        host, *path = rest.split("?")[0].split("/")
+        if len(path) > 1:
+            url = "/".join([f"{head}{mark}{host}", *path[:-1], "***"])
+    return scrub(url)
+
+
 def check_address(url: str, format: str, codec: str) -> str:
     """The muxer for `url`. Raises UsageError for what cannot be sent to, or not in this format or codec."""
     scheme = scheme_of(url)
@@ -54,9 +64,9 @@ def check_address(url: str, format: str, codec: str) -> str:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
         except ValueError as error:
-            raise UsageError(f"the address {url} is not well formed: {error}") from error
+            raise UsageError(f"the address {shown(url)} is not well formed: {error}") from error
         if not host:
-            raise UsageError(f"the address {url} names no host", fix=f"such as {scheme}://127.0.0.1:PORT/live")
+            raise UsageError(f"the address {shown(url)} names no host", fix=f"such as {scheme}://127.0.0.1:PORT/live")
         if scheme in ("udp", "tcp") and parts.port is None:
             raise UsageError(f"the address {url} names no port", fix=f"such as {scheme}://{host}:5000")
         muxer = MUXERS[scheme]
@@ -117,18 +127,20 @@ class Push:
         import cv2  # noqa: F401
 
         self.settings: Sending
+        self.path = ""
         self.tell = tell
         self.facts: dict[str, Any] = {}
         self.writer: Writer | None = None
 
     def open(self, about: Sending, height: int, width: int, ns: int) -> None:
         self.settings = settings = about
-        path, options = muxer_options(settings.url, settings.muxer, settings.timeout, settings.target.live, settings.segment)
-        target = replace(settings.target, path=path, container=settings.muxer, network=True, options={**options, **settings.target.options})
+        self.path, options = muxer_options(settings.url, settings.muxer, settings.timeout, settings.target.live, settings.segment)
+        options |= settings.target.options
+        target = replace(settings.target, path=self.path, container=settings.muxer, network=True, options=options)
         try:
             self.writer = Writer(target, height, width, self._sound(ns))
         except EngineError as error:
-            raise _judged(error, settings.url) from error
+            raise self._judged(error) from error
         self._say()
 
     def _sound(self, ns: int) -> FileSound | None:
@@ -148,7 +160,7 @@ class Push:
         try:
             self.writer.write(rgb, ns)
         except EngineError as error:
-            raise _judged(error, self.settings.url) from error
+            raise self._judged(error) from error
         self._say()
 
     def _say(self) -> None:
@@ -164,13 +176,19 @@ class Push:
             writer.close()
         except EngineError as error:
             if self.settings.muxer == "hls" or not self.settings.target.live:
-                raise _judged(error, self.settings.url) from error
+                raise self._judged(error) from error
             # Every picture was sent; a receiver that is gone by now misses nothing.
-            self.tell("said", "lost", {"why": error.message, "at": "the end"})
+            self.tell("said", "lost", {"why": self._judged(error).message, "at": "the end"})
+
+    def _judged(self, error: EngineError) -> EngineError:
+        """`error` under the address as people may see it, with whether trying again can help."""
+        judged = _judged(error, self.settings.url)
+        judged.message = judged.message.replace(scrub(self.path), shown(self.settings.url))
+        return judged
 
 
 def _judged(error: EngineError, url: str) -> EngineError:
-    """`error` under the address as the user wrote it, with whether trying again can help."""
+    """`error` with `fatal` set where trying again cannot help."""
     import av
 
     cause = error.__cause__
@@ -180,7 +198,7 @@ def _judged(error: EngineError, url: str) -> EngineError:
     hopeless = isinstance(cause, refused) or isinstance(error, UsageError) or (scheme_of(url) == "hls" and number in HOPELESS)
     error.fatal = hopeless  # type: ignore[attr-defined]
     if isinstance(cause, av.error.HTTPUnauthorizedError):
-        judged = MediaError(f"{url} wants a user name and a password", fix="put them into the URL through ${ENV:NAME}")
+        judged = MediaError(f"{shown(url)} wants a user name and a password", fix="put them into the URL through ${ENV:NAME}")
         judged.fatal = True  # type: ignore[attr-defined]
         return judged
     return error

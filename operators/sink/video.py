@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from engine.clock import RealClock
-from engine.errors import EngineError, UsageError, scrub
+from engine.errors import EngineError, UsageError
 from engine.operator import HOST_RGB, Operator, Range, operator
 from engine.payload import Image
 from engine.site import Site
@@ -20,7 +20,7 @@ from operators.sink.canvas import Canvas
 from operators.sink.outlet import Outlet, Patience
 from operators.sink.pacing import AlwaysOn, check_slate
 from operators.sink.place import check_output, ensure_folder, refuse_input
-from operators.sink.push import Push, Sending, check_address, scheme_of
+from operators.sink.push import Push, Sending, check_address, scheme_of, shown
 from operators.sink.sound import FileSound
 from operators.sink.writer import CONTAINERS, Target, Writer, choose_encoder
 
@@ -103,7 +103,7 @@ class Video(Operator):
         self.codec = "h264" if self.codec == "auto" else self.codec
         site.event("encoder", chosen=choose_encoder(self.codec, self.encoder))
         self.outlet = Outlet(
-            site, Push, None, name=self.url, lossy=site.live and isinstance(site.clock, RealClock),
+            site, Push, None, name=shown(self.url), lossy=site.live and isinstance(site.clock, RealClock),
             patience=Patience(self.timeout, self.max_reconnects, insist=self.always_on and site.live),
         )  # fmt: skip
         self.outlet.ready()
@@ -148,7 +148,7 @@ class Video(Operator):
             sound = ""
         sending = Sending(self.url, self.muxer, target, self.timeout, self.segment, sound, site.pts if named else 0, named)
         outlet.begin(sending, AlwaysOn(target.fps, self.slate, self.slate_after) if held else None)
-        site.output(scrub(self.url))
+        site.output(shown(self.url))
 
     def _sound(self) -> FileSound | None:
         site = self.site

@@ -112,6 +112,13 @@ def test_a_receiver_that_is_not_there() -> None:
     assert "s3cret" not in str(caught.value) + repr(bench.events) + repr(bench.outputs)
 
 
+def test_a_stream_key_is_not_told() -> None:
+    with sending(f"rtmp://127.0.0.1:{free_port()}/app/s3cret") as bench, pytest.raises(MediaError) as caught:
+        Feed(bench).forever()
+    assert "rtmp://127.0.0.1" in str(caught.value)
+    assert "s3cret" not in str(caught.value) + repr(bench.events) + repr(bench.outputs)
+
+
 def test_attempts_are_counted(receive: Callable[..., Receiver]) -> None:
     url, listening = listener("tcp", free_port())
     receiver = receive(*listening)

@@ -18,7 +18,7 @@ from engine.payload import Image
 from engine.testing import Bench, conform
 from operators.sink import outlet as outlets
 from operators.sink.outlet import Outlet, Patience
-from operators.sink.push import check_address
+from operators.sink.push import check_address, shown
 
 __all__ = ["receive"]  # a fixture
 
@@ -44,7 +44,7 @@ def test_pictures_arrive_in_order_at_their_times(kind: str, receive: Callable[..
     # The stream's clock is the graph's, whatever it starts from.
     (first, at, _), (last, then, _) = shown[2], shown[-1]
     assert then - at == pytest.approx((last - first) * 40, abs=3)
-    assert bench.outputs == [url]
+    assert bench.outputs == [url.replace("/key", "/***")]
 
 
 def test_offline_nothing_is_lost(receive: Callable[..., Receiver]) -> None:
@@ -158,6 +158,13 @@ def test_addresses_that_cannot_be_sent_to(url: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_address(url, "auto", "auto")
     assert hint in str(caught.value)
+
+
+def test_what_people_get_to_see_of_an_address() -> None:
+    assert shown("rtmp://a.example.org/app/s3cret-key?x=1") == "rtmp://a.example.org/app/***"
+    assert shown("rtmp://me:pw@h/live") == "rtmp://***@h/live"
+    assert shown("rtsp://me:pw@h/live") == "rtsp://***@h/live"
+    assert shown("out/live.m3u8") == "out/live.m3u8"
 
 
 def test_formats_and_codecs_that_do_not_fit() -> None:
