@@ -74,13 +74,15 @@ def ours(stub: dict[str, Any], run: int) -> tuple[Callable[[Any, Any], Any], Cal
     from operators.diffusion.pixels import Intake, Outlet
     from operators.diffusion.schedule import Noise
     from operators.diffusion.stream import Stream
+    from operators.diffusion.text import Encoded
+    from operators.diffusion.tower import TextTower
 
     class Stubbed(Stream):
         def _load(self, device: torch.device) -> Models:
             net = copy.copy(stub["controlnet"])
             net._modules = {**net._modules, "controlnet_cond_embedding": torch.nn.Sequential()}
             noise, coder = Noise.read(SCHEDULER), Coder(stub["vae"], torch.float32)
-            return Models(stub["unet"], coder, stub["text"], None, noise, "ddim", device, torch.float32, [Net(net, 0.9)])
+            return Models(stub["unet"], coder, [TextTower(stub["text"], None)], noise, "ddim", device, torch.float32, [Net(net, 0.9)])
 
     from engine.payload import Image
 
@@ -89,7 +91,7 @@ def ours(stub: dict[str, Any], run: int) -> tuple[Callable[[Any, Any], Any], Cal
     bench.operator = Stubbed(**bench.params)
     bench.operator.open(bench.site)
     cond = torch.zeros(1, 77, 64)
-    bench.operator._conditioning.encoder = lambda text: cond
+    bench.operator._conditioning.encoder = lambda text: Encoded(cond)
 
     def done() -> None:
         for lease in bench.site._leases:

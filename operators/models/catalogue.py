@@ -125,8 +125,8 @@ MODELS: tuple[Model, ...] = (
     ),
     Model(
         "openai/clip-vit-large-patch14", "hub", "CLIP's tokenizer, for checkpoints in one file", 3 * MB, "MIT (not stated on the page)",
-        "https://huggingface.co/openai/clip-vit-large-patch14", files=("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
-        weights=False,
+        "https://huggingface.co/openai/clip-vit-large-patch14", weights=False,
+        files=("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
     ),
     Model(
         "Qwen/Qwen2-VL-2B-Instruct", "hub", "picture to text, for vlm.refine", round(4.4 * GB), "Apache-2.0",

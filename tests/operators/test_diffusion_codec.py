@@ -67,3 +67,55 @@ def test_bad_input() -> None:
             bench(Latent(torch.full((1, 4, 8, 8), float("nan"))))
     with Bench("diffusion.encode", vae=checkpoints().taesd) as bench, pytest.raises(MediaError, match="at least 8 x 8"):
         bench(Image(np.zeros((4, 64, 3), np.uint8)))
+
+
+# ---------------------------------------------------------------- snapshots, memory spared
+
+
+def test_snapshots_come_when_due_and_when_asked() -> None:
+    from engine.payload import Latent
+
+    latents = [Latent(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(n))) for n in range(6)]
+    with Bench("diffusion.snapshot", vae=checkpoints().model, every=3) as bench, Bench("diffusion.decode", vae=checkpoints().model) as full:
+        found = [bench(latent) for latent in latents]
+        assert [n for n, picture in enumerate(found) if picture is not None] == [0, 3]
+        assert np.array_equal(found[3].data, full(latents[3]).data)
+        bench.set(every=0, take=1)
+        found = [bench(latent) for latent in latents]
+        assert [n for n, picture in enumerate(found) if picture is not None] == [0]
+        bench.set(take=5)  # several asked for between two frames are one picture
+        found = [bench(latent) for latent in latents]
+        assert [n for n, picture in enumerate(found) if picture is not None] == [0]
+
+
+def test_a_number_that_is_there_at_open_asks_for_nothing() -> None:
+    from engine.payload import Latent
+
+    with Bench("diffusion.snapshot", vae=checkpoints().model, take=7) as bench:
+        assert bench(Latent(torch.zeros(1, 4, 8, 8))) is None
+
+
+def test_tiles_and_slices_are_switched_on() -> None:
+    """A picture of many tiles differs at their seams only; one of a single tile does not differ."""
+    from engine.payload import Latent
+
+    small, large = (Latent(torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(1))) for side in (8, 24))
+    with Bench("diffusion.decode", vae=checkpoints().model, tiling=True, slicing=True) as tiled, Bench("diffusion.decode", vae=checkpoints().model) as whole:
+        assert tiled.operator.coder.module.use_tiling
+        assert tiled.operator.coder.module.use_slicing
+        assert not whole.operator.coder.module.use_tiling
+        assert np.array_equal(tiled(small).data, whole(small).data)
+        a, b = tiled(large).data.astype(int), whole(large).data
+        assert a.shape == b.shape == (192, 192, 3)
+        assert np.abs(a - b).max() > 0
+        assert np.abs(a - b).mean() < 20
+    with stream(vae=None, vae_tiling=True, vae_slicing=True) as bench:
+        assert bench.operator.models.coder.module.use_tiling
+        assert bench.operator.models.coder.module.use_slicing
+        bench(skeleton())
+
+
+def test_a_snapshot_holds_to_its_contract() -> None:
+    from engine.testing import conform
+
+    conform("diffusion.snapshot", vae=checkpoints().taesd, every=2)
