@@ -243,6 +243,7 @@ def test_a_whole_conversation() -> None:
         server.publish(*UNITS[0])
         channel, packet = await c.packet()
         assert channel == 2
+        assert packet[12] & 31 == rtp.SPS, "a viewer starts with a key frame and its parameter sets"
         info = re.search(r"seq=(\d+);rtptime=(\d+)", headers["RTP-Info"])
         assert info is not None
         assert int(info[1]) == struct.unpack(">H", packet[2:4])[0]
