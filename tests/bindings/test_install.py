@@ -49,7 +49,7 @@ def alone(installed: Path) -> dict[str, str]:
 
 
 def without_the_engine() -> list[str]:
-    """Interpreter options under which an editable installation of the engine is not found: only the client's folder and the dependencies are."""
+    """Interpreter options under which an editable installation of the engine is not found, but the client and what it needs are."""
     import msgpack
 
     site = Path(msgpack.__file__).resolve().parent.parent
