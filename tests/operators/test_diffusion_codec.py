@@ -100,7 +100,8 @@ def test_tiles_and_slices_are_switched_on() -> None:
     from engine.payload import Latent
 
     small, large = (Latent(torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(1))) for side in (8, 24))
-    with Bench("diffusion.decode", vae=checkpoints().model, tiling=True, slicing=True) as tiled, Bench("diffusion.decode", vae=checkpoints().model) as whole:
+    vae = checkpoints().model
+    with Bench("diffusion.decode", vae=vae, tiling=True, slicing=True) as tiled, Bench("diffusion.decode", vae=vae) as whole:
         assert tiled.operator.coder.module.use_tiling
         assert tiled.operator.coder.module.use_slicing
         assert not whole.operator.coder.module.use_tiling
