@@ -206,6 +206,8 @@ int aft_read_pose(const void *data, size_t bytes, aft_pose *pose, aft_error *err
 int aft_read_prompt(const void *data, size_t bytes, aft_prompt *prompt, aft_error *error);
 int aft_read_scalar(const void *data, size_t bytes, double *value, aft_error *error);
 int aft_read_text(const void *data, size_t bytes, const char **text, size_t *text_bytes, aft_error *error);
+/* `map` stands before a map that is whole: aft_find and aft_read go on from there. */
+int aft_read_data(const void *data, size_t bytes, aft_reader *map, aft_error *error);
 /* x and y (0 to 1) and confidence of a joint (0 to 17) of a person. */
 void aft_pose_point(const aft_pose *pose, uint32_t person, unsigned joint, float point[3]);
 float aft_half(const void *two_bytes); /* IEEE 754 binary16, little endian */
@@ -954,6 +956,19 @@ int aft_read_text(const void *data, size_t bytes, const char **text, size_t *tex
     if (aft_read(&reader, &found) || reader.at != reader.end || found.type != AFT_V_TEXT) return aft_fail_(error, AFT_EWIRE, "payload.value", "payload: is no UTF-8 text");
     *text = found.data;
     *text_bytes = found.count;
+    return AFT_OK;
+}
+
+int aft_read_data(const void *data, size_t bytes, aft_reader *map, aft_error *error) {
+    aft_reader look = aft_reader_of(data, bytes), whole = look;
+    aft_value found;
+    *map = look;
+    if (aft_skip(&whole) || whole.at != whole.end || aft_read(&look, &found) || found.type != AFT_V_MAP)
+        return aft_fail_(error, AFT_EWIRE, "payload", "payload: is no map");
+    for (; found.count > 0; found.count--) {
+        aft_value key;
+        if (aft_read(&look, &key) || key.type != AFT_V_TEXT || aft_skip(&look)) return aft_fail_(error, AFT_EWIRE, "payload", "payload: a key is no text");
+    }
     return AFT_OK;
 }
 

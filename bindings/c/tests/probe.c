@@ -1,6 +1,7 @@
 /* What the tests run: decode recorded messages, mutate them, observe a stream, change parameters. One JSON object a line on stdout.
  *
  *   probe decode FILE...                        each recorded message, decoded or refused
+ *   probe verdicts FILE                         many recorded messages behind each other: 1 for each that is taken, else 0
  *   probe fuzz SEED COUNT FILE...               COUNT mutations of each; ends with 0 where nothing was undefined (built with sanitizers)
  *   probe observe ENDPOINT STREAM QUEUE COUNT   frames, until the end of the run or COUNT (0: no limit)
  *   probe control ENDPOINT PATH VALUE           get, set, wait, ramp, get
@@ -18,7 +19,7 @@ typedef struct message {
     int parts;
 } message;
 
-static int split(message *m) { /* count, then length and bytes of each part; little endian */
+static int split(message *m, size_t *next) { /* count, then length and bytes of each part; little endian */
     size_t at = 4;
     int i;
     if (m->bytes < 4) return 0;
@@ -32,11 +33,13 @@ static int split(message *m) { /* count, then length and bytes of each part; lit
         m->part[i] = m->data + at;
         at += m->size[i];
     }
+    *next = at;
     return 1;
 }
 
 static int load(const char *path, message *m) {
     FILE *file = fopen(path, "rb");
+    size_t next;
     long size;
     memset(m, 0, sizeof *m);
     if (!file) return 0;
@@ -46,7 +49,7 @@ static int load(const char *path, message *m) {
     m->data = (unsigned char *)malloc((size_t)size);
     m->bytes = fread(m->data, 1, (size_t)size, file);
     fclose(file);
-    return split(m);
+    return split(m, &next);
 }
 
 static void text(const char *at, size_t bytes) {
@@ -150,9 +153,9 @@ static int payload(const aft_header *h, const unsigned char *data, size_t bytes,
         printf(", \"value\": ");
         text(found, length);
     } else if (h->type == AFT_DATA) {
-        aft_reader reader = aft_reader_of(data, bytes), look = reader;
-        aft_value found;
-        if (aft_skip(&look) || look.at != look.end || aft_read(&look, &found) == AFT_OK) return AFT_EWIRE;
+        aft_reader reader;
+        code = aft_read_data(data, bytes, &reader, error);
+        if (code) return code;
         if (print) printf(", \"value\": "), value(&reader);
     } else if (print) {
         printf(", \"hex\": \"");
@@ -184,6 +187,23 @@ static int decode(const message *m, int print) {
     }
     if (print && code) printf("\"refused\": %d, \"key\": \"%s\", \"message\": ", code, error.key), text(error.message, strlen(error.message));
     return code;
+}
+
+static int verdicts(const char *path) {
+    message all, one;
+    size_t at = 0, next = 0;
+    load(path, &all);
+    memset(&one, 0, sizeof one);
+    while (at < all.bytes) {
+        one.data = all.data + at;
+        one.bytes = all.bytes - at;
+        if (!split(&one, &next)) return 1;
+        putchar(decode(&one, 0) == AFT_OK ? '1' : '0');
+        at += next;
+    }
+    putchar('\n');
+    free(all.data);
+    return 0;
 }
 
 static uint64_t dice;
@@ -362,6 +382,7 @@ int main(int argc, char **argv) {
         }
         return 0;
     }
+    if (argc == 3 && !strcmp(argv[1], "verdicts")) return verdicts(argv[2]);
     if (argc >= 5 && !strcmp(argv[1], "fuzz")) return fuzz(argc - 3, argv[2], argv + 3);
     if (argc == 6 && !strcmp(argv[1], "observe")) return observe(argv[2], argv[3], atoi(argv[4]), atol(argv[5]));
     if (argc == 5 && !strcmp(argv[1], "control")) return control(argv[2], argv[3], argv[4]);

@@ -53,7 +53,10 @@ function checkTexts(bytes) {
     if (tag <= 0x8f) todo += 2 * (tag & 15);
     else if (tag <= 0x9f) todo += tag & 15;
     else if (tag <= 0xbf) text(tag & 31);
-    else if (tag >= 0xc4 && tag <= 0xc6) at += length(1 << (tag - 0xc4));
+    else if (tag >= 0xc4 && tag <= 0xc6) {
+      const size = length(1 << (tag - 0xc4)); // moves `at` itself
+      at += size;
+    }
     else if (tag >= 0xca && tag <= 0xcb) at += 4 << (tag - 0xca);
     else if (tag >= 0xcc && tag <= 0xcf) at += 1 << (tag - 0xcc);
     else if (tag >= 0xd0 && tag <= 0xd3) at += 1 << (tag - 0xd0);
