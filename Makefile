@@ -2,12 +2,13 @@
 # make demo    a dancer, painted: the whole chain on the models that ship
 # make test    the test suite
 # make check   linter, types, sizes, tests
+# make soak    a live graph for MINUTES with everything that people do to one; does anything grow?
 # make bench   the benches that need no GPU, into bench/results
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN    := .venv/bin
 
-.PHONY: setup demo test check lint bench docs clean
+.PHONY: setup demo test check lint bench soak docs clean
 
 setup: .venv/.ready
 
@@ -31,8 +32,13 @@ lint: setup
 check: lint test
 
 bench: setup
-	for b in cpu_hop cpu_pipeline cpu_transcode cpu_overhead govern_sim embedded_quality cpu_outputs; do \
+	for b in cpu_publish cpu_hop cpu_pipeline cpu_transcode cpu_overhead govern_sim embedded_quality cpu_outputs control_latency; do \
 	  $(BIN)/python bench/$$b.py --json bench/results/$$b.json || exit 1; done
+
+MINUTES ?= 5
+
+soak: setup
+	$(BIN)/python bench/soak.py --minutes $(MINUTES)
 
 docs: setup
 	$(BIN)/engine ops --markdown > docs/reference.md
