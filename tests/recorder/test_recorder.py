@@ -277,8 +277,8 @@ def test_a_sink_that_nobody_watched(tmp_path: Path):
 
 
 def test_a_run_that_was_given_up(tmp_path: Path):
-    g = GraphBuilder("stops", clock="live")
-    g.node("in", "toy.count", count=200, period=1.0, paced=True)
+    g = GraphBuilder("stops", clock="offline")
+    g.node("in", "toy.count", count=200)
     g.node("x", "toy.stops", a="in", at=20, drain=False)
     g.node("sink", "toy.collect", a="x")
     session = Session(compile(g.build()))
@@ -290,7 +290,7 @@ def test_a_run_that_was_given_up(tmp_path: Path):
     tape = read(tmp_path / "a.mcap")
     assert tape.end is not None
     assert tape.end["state"] == "aborted"
-    toys.Stops.session = Session(compile(chain().build()))  # somebody else's: the replay is not to be stopped
+    toys.Stops.session = Session(compile(chain().build()))  # another one, since the replay is not to be stopped
     outcome = replay(tape)
     assert outcome.verdict == "identical"
     assert "aborted" in outcome.notes[0]
@@ -564,6 +564,20 @@ def test_a_disk_that_is_too_slow_offline(tmp_path: Path, monkeypatch: pytest.Mon
     assert identical(read(tmp_path / "a.mcap")) == 60
 
 
+@pytest.mark.parametrize("lane", ["slow", "beside"])
+def test_a_value_on_its_way_when_the_snapshot_was_taken(tmp_path: Path, lane: str):
+    """Made before it and read after it: neither side of the edge has it in its state."""
+    g = GraphBuilder("crossing", clock="live")
+    g.node("in", "toy.count", count=40, period=1.0, paced=True)
+    g.node("long", "toy.memory", a={"from": "in", "policy": "latest"}, lane=lane)
+    g.node("both", "toy.add", a="in", b=Input("b", (Ref("long"),), policy="latest"))
+    g.node("sink", "toy.collect", a="both")
+    record(g, tmp_path / "a.mcap", costs={"long": 7_000_000}, snapshot_every=20)
+    tape = read(tmp_path / "a.mcap")
+    assert [(late["seq"] < 20, late["read"] > 20) for late in tape.late] == [(True, True)]
+    assert identical(tape, begin=20) == 20
+
+
 def test_where_no_replay_can_begin(tmp_path: Path):
     g = GraphBuilder("last")
     g.node("in", "toy.count", count=30)
@@ -697,7 +711,7 @@ def test_offline_a_set_input_counts_from_its_frame_on_whatever_the_threads_do():
     g.node("x", "toy.stir", a="in", gain=Input("gain", (Ref("x", "level"),), hold=3.5), lane="b")
     g.node("sink", "toy.gallery", image="x.image")
     plan = compile(g.build())
-    done = Recording(changes=[(6, {"x.in.gain": 5.0})], stamps=[(-1, 6, 1, 0)])
+    done = Recording(changes=[(3, {"x.in.gain": 5.0})], stamps=[(-1, 3, 1, 0)])
     seen = set()
     for executor in ("inline", *("threaded",) * 12):
         session = Session(plan, executor=executor, replay=done)
