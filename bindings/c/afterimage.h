@@ -206,8 +206,6 @@ int aft_read_pose(const void *data, size_t bytes, aft_pose *pose, aft_error *err
 int aft_read_prompt(const void *data, size_t bytes, aft_prompt *prompt, aft_error *error);
 int aft_read_scalar(const void *data, size_t bytes, double *value, aft_error *error);
 int aft_read_text(const void *data, size_t bytes, const char **text, size_t *text_bytes, aft_error *error);
-/* `map` stands before a map that is whole: aft_find and aft_read go on from there. */
-int aft_read_data(const void *data, size_t bytes, aft_reader *map, aft_error *error);
 /* x and y (0 to 1) and confidence of a joint (0 to 17) of a person. */
 void aft_pose_point(const aft_pose *pose, uint32_t person, unsigned joint, float point[3]);
 float aft_half(const void *two_bytes); /* IEEE 754 binary16, little endian */
@@ -235,6 +233,9 @@ int aft_skip(aft_reader *reader);                   /* the next value with all t
 int aft_is(const aft_value *value, const char *text);
 /* Move a reader that stands before a map to the value of `key`: AFT_OK, or AFT_EWIRE. */
 int aft_find(aft_reader *reader, const char *key);
+
+/* The payload of a Data: `map` stands before a map that is whole; aft_find and aft_read go on from there. */
+int aft_read_data(const void *data, size_t bytes, aft_reader *map, aft_error *error);
 
 /* A header's bytes, checked. Pointers of the result lead into `data`. */
 int aft_header_decode(const void *data, size_t bytes, uint64_t max_bytes, aft_header *header, aft_error *error);
