@@ -13,6 +13,7 @@ from engine.payload import Image, Latent
 from operators.diffusion.options import Precision
 
 if TYPE_CHECKING:
+    from engine.outlook import Asked, Outlook
     from engine.site import Site
     from operators.diffusion.coder import Coder
 
@@ -173,6 +174,16 @@ class Snapshot(Decode):
         super().__init__(vae=vae, dtype=dtype, tiling=tiling, slicing=slicing, width=width, height=height)
         self.every, self.take = every, take
         self._taken, self._since = take, 0
+
+    @classmethod
+    def outlook(cls, asked: Asked) -> Outlook | None:
+        """The full decoder, and what decoding one tile of it (512 x 512) takes."""
+        from engine.outlook import Outlook
+        from operators.diffusion.work import KL, weights_of
+
+        if asked.embedded:
+            return None
+        return Outlook((weights_of("full vae", str(asked.params["vae"]), "vae", KL[2], 1 / asked.every),), round(KL[3] * 1e6))
 
     def reset(self) -> None:
         """Count `every` afresh: a new epoch begins with a picture."""

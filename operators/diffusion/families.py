@@ -119,20 +119,19 @@ def kind_of(lora: Mapping[str, Any]) -> str:
 
 def recipe_of(family: Family, kind: Architecture, loras: Sequence[Mapping[str, Any]]) -> Recipe:
     """The recipe of a model with its LoRAs. Raises UsageError for a distilling LoRA that is not made for the architecture, and for two."""
-    found = {lora["model"]: kind_of(lora) for lora in loras}
-    distilling = {model: which for model, which in found.items() if which in DISTILLING}
-    for model, which in distilling.items():
+    found = [(str(lora["model"]), kind_of(lora)) for lora in loras]
+    distilling = [(model, which) for model, which in found if which in DISTILLING]
+    for model, which in distilling:
         fits, _ = DISTILLING[which]
         if kind not in fits:
             raise UsageError(
                 f"lora {model}: a {which} LoRA is made for {' or '.join(fits)} models, found one of the {kind} architecture",
                 fix='take one for this model, or say kind = "style" if it is no such LoRA',
             )
-    if len(set(distilling.values())) > 1:
-        raise UsageError(
-            f"loras: {' and '.join(distilling)} each want a schedule of their own ({', '.join(distilling.values())})", fix="keep one of them"
-        )
-    return DISTILLING[next(iter(distilling.values()))][1] if distilling else family.recipe
+    if len({which for _, which in distilling}) > 1:
+        names, kinds = zip(*distilling, strict=True)
+        raise UsageError(f"loras: {' and '.join(names)} each want a schedule of their own ({', '.join(kinds)})", fix="keep one of them")
+    return DISTILLING[distilling[0][1]][1] if distilling else family.recipe
 
 
 def oddities(

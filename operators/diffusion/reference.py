@@ -17,7 +17,10 @@ from operators.diffusion.options import Precision
 if TYPE_CHECKING:
     import torch
 
+    from engine.outlook import Asked, Outlook
     from engine.site import Site
+
+VISION_PARAMS = 632_076_800  # CLIP ViT-H/14, which most IP-Adapters were trained with
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +79,18 @@ class MakeReference(Operator):
         self._pictures: list[Any] = []
         self._network: Any = None
         self._away = False
+
+    @classmethod
+    def outlook(cls, asked: Asked) -> Outlook | None:
+        """The size of the image encoder: from its files where they are here, else that of the usual one (ViT-H/14)."""
+        from engine.outlook import Outlook
+        from operators.diffusion.work import weights_of
+
+        if asked.embedded:
+            return None
+        params = asked.params
+        part = str(params.get("encoder_folder") or "")
+        return Outlook((weights_of("image encoder", str(params["encoder"]), part, VISION_PARAMS, 1 / asked.every),))
 
     def open(self, site: Site) -> None:
         import torch

@@ -82,17 +82,14 @@ def test_every_shipped_graph_runs_on_the_embedded_models(name: str, clip: Path, 
         needs_pose_model()
         sets.append(f"camera.url={clip}")
     if name == "live_lcm":
-        import cv2
-
-        cv2.imwrite(str(tmp_path / "look.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-        sets += [f"look.url={tmp_path / 'look.png'}", f"stills.url={tmp_path / 'stills'}", "still.every=8"]
+        sets += [f"stills.url={tmp_path / 'stills'}", "still.every=8"]
     plan = compile(load(name, sets=sets), embedded=True)
     with Session(plan, frames=24, poison=True) as session:
         summary = session.run()
         session.check()
         assert session.pools.loaned == 0
     frames = summary.frames
-    assert frames["in"] == 24 + (name == "live_lcm")  # and the picture of the reference
+    assert frames["in"] == 24
     assert frames["in"] == frames["out"] + sum(frames["drops"].values())
     assert frames["in_flight"] == 0
     assert frames["out"] >= (24 if plan.clock == "offline" else 1)
@@ -102,9 +99,9 @@ def test_every_shipped_graph_runs_on_the_embedded_models(name: str, clip: Path, 
     if name == "live_lcm":
         assert list((tmp_path / "stills").glob("*.png")), "no still was taken"
         assert summary.nodes["eyes"]["count"] == 1
-        return
-    assert len(painted) == frames["out"]
-    assert summary.outputs == [str(out)]
+    else:
+        assert len(painted) == frames["out"]
+        assert summary.outputs == [str(out)]
 
 
 @needs_weights
