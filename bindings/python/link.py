@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 VERSION = 1
 REQUEST_BYTES = 1 << 20
 ANSWER_BYTES = 256 << 20  # a snapshot may be large
-LATER = ("applied", "done", "failed")
 
 
 class ControlError(Exception):
@@ -67,13 +66,14 @@ class Request:
     """One request under way. `answer` gets its first message; `later` is called with every further one, and with the error that ends them."""
 
     number: int
+    op: str
     data: bytes
     until: float
     answer: Future[dict[str, Any]]
     later: Callable[[dict[str, Any] | ControlError], None] | None = None
     kept: bool = False  # a watch: there is no last message
+    ends: tuple[str, ...] = ("applied", "failed", "refused")  # kinds after which nothing more comes
     sent: bool = False
-    waiting: deque[dict[str, Any]] = field(default_factory=deque)
 
 
 class Link:
@@ -133,7 +133,7 @@ class Link:
             data = msgpack.packb({"v": VERSION, "id": number, "op": op, **fields})
             if len(data) > REQUEST_BYTES:
                 raise Refused("the request is too large", type="TooLarge", expected=f"at most {REQUEST_BYTES} bytes", found=str(len(data)))
-            request = Request(number, data, time.monotonic() + timeout, Future(), later, kept)
+            request = Request(number, op, data, time.monotonic() + timeout, Future(), later, kept)
             self._outbox.append(request)
         self._wake()
         return request
@@ -228,10 +228,14 @@ class Link:
                 self._end(request, error_of(message))
                 return
             if kind in ("answer", "accepted"):
+                if request.op == "ramp" and "blend" not in message:
+                    request.ends = ("done", "failed", "refused")  # a prompt's ramp is a set: it has no last step of its own
                 request.answer.set_result(message)
                 if kind == "answer" and not request.kept:
                     self._requests.pop(request.number, None)
                 return
+        if kind in request.ends and not request.kept:
+            self._requests.pop(request.number, None)
         if request.later is not None:
             request.later(message)
 

@@ -88,6 +88,7 @@ def test_every_verb_through_the_client(live):
             held.wait_applied(0.2)
         assert client.resume().wait_applied(5) == held.wait_applied(5)
         assert client.stats()["frames"]["out"] > 0
+        assert client._link._requests == {}  # what is over is forgotten
         with client.watch("params", "stats", every=0.05) as watch:
             assert {watch.next(5)["kind"] for _ in range(4)} == {"stats", "params"}
         with pytest.raises(Refused) as refused:
