@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,38 @@ def test_faults_in_the_child_come_back_as_what_they_are(monkeypatch: pytest.Monk
             with pytest.raises(kind, match=words):
                 outlet.close()
     nothing_left()
+
+
+class Gated:
+    """An output that writes nothing until a file appears, and tells what it writes."""
+
+    facts: dict[str, Any] = {}
+
+    def __init__(self, gate: str, tell: Any) -> None:
+        self.gate, self.tell = Path(gate), tell
+
+    def open(self, about: Any, height: int, width: int, ns: int) -> None: ...
+
+    def write(self, rgb: Any, ns: int) -> None:
+        while not self.gate.exists():
+            threading.Event().wait(0.005)
+        self.tell("said", "wrote", {"ns": ns, "light": int(rgb[0, 0, 0])})
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("lossy", [True, False])
+def test_the_newest_picture_takes_the_place_of_the_one_that_waits(tmp_path: Path, lossy: bool) -> None:
+    """While the peer takes nothing; offline every one waits for its turn, and no picture is another's."""
+    with Bench("sink.null") as bench:
+        outlet = Outlet(bench.site, Gated, str(tmp_path / "gate"), name="x", lossy=lossy, patience=Patience(60.0, 3))
+        outlet.ready()
+        for index in range(3 if not lossy else 10):
+            outlet.offer(np.full((2, 2, 3), index, np.uint8), index)
+        (tmp_path / "gate").touch()
+        for index in range(3, 10 if not lossy else 3):
+            outlet.offer(np.full((2, 2, 3), index, np.uint8), index)
+        outlet.close()
+    wrote = [(facts["ns"], facts["light"]) for what, facts in bench.events if what == "wrote"]
+    assert wrote == ([(0, 0), (9, 9)] if lossy else [(i, i) for i in range(10)])
+    assert outlet.counts == ({"offered": 10, "sent": 2, "replaced": 8} if lossy else {"offered": 10, "sent": 10})
