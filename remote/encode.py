@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 LONGEST = {False: 1920, True: 640}  # pixels of the longer side, full and light
-CRF = {False: "23", True: "30"}  # x264's scale: 0 lossless .. 51
+SHORTEST = 256  # pixels of the shorter side below which nothing is made smaller
+CRF = {False: "23", True: "28"}  # x264's scale: 0 lossless .. 51
 JPEG = {False: 85, True: 55}
 TICKS = 90_000  # a second, in units of the encoder's clock
 GOP = 600  # frames between key frames that nobody asked for
@@ -26,7 +27,7 @@ def shrunk(picture: Array, light: bool) -> Array:
     height, width = picture.shape[:2]
     factor = -(-max(height, width) // LONGEST[light])
     if light:
-        factor = max(2, factor) if min(height, width) >= 256 else factor
+        factor = max(2, factor) if min(height, width) >= 2 * SHORTEST else factor
     if factor <= 1:
         return picture
     import cv2

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Enc = Literal["h264", "jpeg"]
 IDLE_S = 0.25  # how long a thread that nobody wants any more may go on, and a newcomer to a still picture waits
 KEY_PAUSE = 0.3  # s between key frames while others follow the stream: one slow viewer must not cost all the others' bits
-WINDOW_S = 2.0  # a viewer is judged by what it got over so long
-BEHIND = 0.4  # share of pictures passed over that makes a viewer light
+WINDOW_S = 3.0  # a viewer is judged by what it got over so long
+BEHIND = 0.5  # share of pictures passed over that makes a viewer light
 PROBATION_S = 8.0  # before a light viewer is tried at full size again; doubles each time
 
 

@@ -140,6 +140,7 @@ link.on("state", ({ state, pause }) => {
     lost: `connection lost, trying again ${pause < 1000 ? "now" : `in ${Math.round(pause / 1000)} s`}`,
   }[state];
   document.body.classList.toggle("away", state !== "live");
+  if (state !== "live") showRecording({ recording: false });
   if (state === "ended" || state === "stranger") setState("stopped");
 });
 
