@@ -13,7 +13,7 @@ from engine import device, registry
 from engine.channel import Channel
 from engine.gate import Gate
 from engine.lane import Lane
-from engine.memory import memory_of
+from engine.memory import MemoryPlan, memory_of
 from engine.node import NodeRun
 from engine.plan import Plan, PlanLane, PlanNode
 from engine.site import Site
@@ -30,7 +30,7 @@ def build(session: Session) -> None:
     for planned in plan.lanes:
         session.lanes[planned.name] = make_lane(session, planned)
     for node in plan.nodes:
-        run = session.nodes[node.name] = make_node(session, plan, node, session.lanes[node.lane])
+        run = session.nodes[node.name] = make_node(session, plan, node, session.lanes[node.lane], session.memory)
         session.changing.know(node.name, node.params)
         if run.gate is not None:
             session.gates[node.name] = run.gate
@@ -62,9 +62,11 @@ def make_lane(session: Session, planned: PlanLane, name: str = "") -> Lane:
     return Lane(name or planned.name, where, direct=not inline)
 
 
-def make_node(session: Session, plan: Plan, node: PlanNode, lane: Lane, params: Mapping[str, Any] | None = None) -> NodeRun:
+def make_node(
+    session: Session, plan: Plan, node: PlanNode, lane: Lane, memory: MemoryPlan | None, params: Mapping[str, Any] | None = None
+) -> NodeRun:  # fmt: skip
     """A node on its lane, not connected yet, with a gate where it is a source. `params`: values that are not the plan's any more."""
-    spec, memory = registry.find(node.op), session.memory
+    spec = registry.find(node.op)
     away, hosted = (memory.offloaded(node.name), memory.on_host(node.name)) if memory else (frozenset[str](), False)
     stop = threading.Event() if spec.source else session.aborting
     if spec.source and session.draining.is_set():

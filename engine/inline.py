@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from engine.clock import StepClock
-from engine.errors import Cancelled, OperatorError, UsageError
+from engine.errors import Cancelled, EngineError, OperatorError, UsageError
 from engine.gate import Gate
 from engine.lane import Lane, close_all
 from engine.node import NodeRun
@@ -135,10 +135,14 @@ class Inline:
         elif not swap.diff.structural:
             swap.adopt()
         else:
-            swap.prepare()
+            error: EngineError | None = None
+            try:
+                swap.prepare()
+            except EngineError as failure:
+                error = failure
             lanes = list(swap.lanes.values())
             self._lanes += lanes
-            if (error := self._open(lanes)) is not None:
+            if (error := error or self._open(lanes)) is not None:
                 self._discard(swap)
                 swap.refuse(str(error))
             else:

@@ -24,6 +24,7 @@ from engine.channel import Channel
 from engine.control import Governing
 from engine.diff import Diff, diff, reader
 from engine.lane import Lane
+from engine.memory import MemoryPlan, memory_of
 from engine.node import NodeRun
 from engine.plan import Plan, PlanNode
 from engine.receipt import Receipt
@@ -47,6 +48,7 @@ class Swap:
         self.diff = receipt.diff = self._diff()
         self.fresh: dict[str, NodeRun] = {}
         self.lanes: dict[str, Lane] = {}
+        self.memory: MemoryPlan | None = None
 
     def _diff(self) -> Diff:
         """The difference, where nodes that have ended already cannot take other inputs."""
@@ -70,6 +72,7 @@ class Swap:
         session, plan = self.session, self.plan
         session.segment += SEGMENT
         session.device = session.device if session.device != "cpu" else device_of(session, plan)
+        self.memory = memory_of(plan, session.device)
         planned = {lane.name: lane for lane in plan.lanes}
         for node in plan.nodes:
             if node.name in self.diff.kept:
@@ -78,7 +81,7 @@ class Swap:
             if lane is None:
                 lane = self.lanes[node.lane] = make_lane(session, planned[node.lane], self._lane_name(node.lane))
             params = {key: value for key, value in self._carried(node).items() if not key.startswith("in.")}
-            run = self.fresh[node.name] = make_node(session, plan, node, lane, params)
+            run = self.fresh[node.name] = make_node(session, plan, node, lane, self.memory, params)
             run.version = session.version
 
     def _lane_name(self, wanted: str) -> str:
@@ -162,7 +165,7 @@ class Swap:
         gates = {name: node.gate for name, node in nodes.items() if node.gate is not None}
         cut = self._cut()
         session.recording.note("plans", Reloaded(*self._ends(), starts, plan))
-        session.plan, session.nodes = plan, nodes
+        session.plan, session.nodes, session.memory = plan, nodes, self.memory
         for gate in gates.values():
             gate.turn = (starts[gate.source.gate_id], plan.node(gate.source.name).order)
             gate.offered = max(gate.offered, gate.turn[0])

@@ -223,7 +223,7 @@ class Threads:
                     return
             try:
                 self._reload(Swap(self.session, *asked))
-            except Exception as error:
+            except Exception as error:  # half-way between two wirings nothing can be trusted to drain
                 self.session.closing = None
                 self.session.changing.post(asked[1], "failed", reason=str(error))
                 self.session.fail(error if isinstance(error, EngineError) else RunError(f"reload: {type(error).__name__}: {error}"))
@@ -237,7 +237,12 @@ class Threads:
         if not swap.diff.structural:
             swap.adopt()
             return
-        swap.prepare()
+        try:
+            swap.prepare()
+        except EngineError as error:
+            swap.discard()
+            swap.refuse(str(error))
+            return
         opening = Opening(swap.lanes.values())
         self._start(opening)
         for _ in opening.lanes:
