@@ -32,12 +32,15 @@ def hosted(value: Payload, site: Site, *, keep: bool) -> Payload:
         data: Any = value.data
         if not on_host(data) or str(data.dtype) != "uint8" or value.layout != "hwc" or value.color != "rgb":
             value = convert(value, site=site)
-    array: Any = value.people if isinstance(value, Pose) else value.data  # type: ignore[attr-defined]
+    before: Any = value.people if isinstance(value, Pose) else value.data  # type: ignore[attr-defined]
+    array = before
     array = array if on_host(array) and str(array.dtype) in wire.DTYPES else _downloaded(array, site)
     if not array.flags.c_contiguous:
         copy = site.empty(array.shape, array.dtype)
         copy[...] = array
         array = copy
+    if array is before:
+        return value
     return replace(value, **{"people" if isinstance(value, Pose) else "data": array})  # type: ignore[type-var]
 
 

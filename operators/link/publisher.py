@@ -336,7 +336,8 @@ class Publisher:
             if lossless:
                 with self._changed:
                     self._items.popleft()
-                    self._changed.notify_all()
+                    if len(self._items) <= self.settings.hwm // 2:  # lanes that wait fill the queue again in one go
+                        self._changed.notify_all()
             self._give_back()
         return True
 

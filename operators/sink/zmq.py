@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from operators.link.publisher import Stream
 
 
+KEY, DISCONTINUITY, DEGRADED = 1, 2, 4  # as in bindings.python.wire, which needs MessagePack to be imported
+
+
 @operator("sink.zmq")
 class Zmq(Operator):
     """Publish frames of any kind over ZeroMQ: pictures, mattes, latents, poses, prompts, numbers, texts, named values.
@@ -80,6 +83,10 @@ class Zmq(Operator):
             choose_encoder("h264", "auto")  # looked for now, not with the first frame
         self.stream = join(Settings(self.url, self.hwm, guard, self.lossless), self.name, silent=self.imagezmq)
         self.stream.stopping = self._stopping
+        # Looked up once: an import statement within a call costs a microsecond each time.
+        from operators.link import payloads, publisher
+
+        self._payloads, self._state = payloads, publisher.graph_state
         self.endpoint = self.stream.publisher.endpoint
         site.output(f"{self.endpoint} ({self.name})")
         site.event("publishing", url=self.endpoint, stream=self.name, run=self.stream.run)
@@ -112,14 +119,11 @@ class Zmq(Operator):
 
     def _place(self, key: bool) -> dict[str, Any]:
         """Where the frame in hand stands in its stream, as the wire says it. `key`: it can be decoded alone."""
-        from bindings.python import wire
-        from operators.link.publisher import graph_state
-
-        site, flags = self.site, wire.KEY if key else 0
+        site, flags = self.site, KEY if key else 0
         if site.epoch != self._epoch:
-            self._epoch, flags = site.epoch, flags | wire.DISCONTINUITY
-        if graph_state().startswith("degraded"):
-            flags |= wire.DEGRADED
+            self._epoch, flags = site.epoch, flags | DISCONTINUITY
+        if self._state().startswith("degraded"):
+            flags |= DEGRADED
         born = time.time_ns() - (site.clock.now() - site.born)  # capture on the clock that machines share
         version = site.packet.version if site.packet else 0
         return {
@@ -130,21 +134,19 @@ class Zmq(Operator):
 
     def _stored(self, value: Payload) -> tuple[dict[str, Any], list[Any], tuple[Lease, ...]]:
         """(fields of the header, payload parts, buffers to give back when they are sent)."""
-        from bindings.python import plain
-        from operators.link.payloads import VIDEO, array_fields, hosted, plain_of
-
+        forms = self._payloads
         if not isinstance(value, (Image, Mask, Latent)):
-            return {"type": value.kind, "enc": "msgpack"}, [plain.pack(plain_of(value, self.site))], ()
+            return {"type": value.kind, "enc": "msgpack"}, [forms.plain.pack(forms.plain_of(value, self.site))], ()
         enc = self._encoding_of(value)
-        value = hosted(value, self.site, keep=self.keep and enc in ("raw", "shm"))  # type: ignore[assignment]
-        fields, data = array_fields(value), value.data
+        value = forms.hosted(value, self.site, keep=self.keep and enc in ("raw", "shm"))  # type: ignore[assignment]
+        fields, data = forms.array_fields(value), value.data
         if enc in ("jpeg", "png"):
             from operators.link.coder import file_of
 
             return {**fields, "enc": enc}, [file_of(data, enc, self.quality)], ()
         if enc == "h264":
             unit, whole = self._video(data)
-            return {**fields, "enc": enc, "color": VIDEO, "key": whole}, [unit], ()
+            return {**fields, "enc": enc, "color": forms.VIDEO, "key": whole}, [unit], ()
         if enc == "shm" and (place := self._shared(data)) is not None:
             return {**fields, "enc": "shm", "shm": place}, [], ()
         return {**fields, "enc": "raw"}, [data], self.site.hold(value)

@@ -134,7 +134,7 @@ def frames(draw: Any) -> tuple[wire.Frame, list[bytes]]:
 
 
 @given(frames())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_frame_comes_back(case: tuple[wire.Frame, list[bytes]]) -> None:
     header, payload = case
     found, parts = wire.decode([wire.topic(header.stream), wire.encode(header), *payload])
@@ -181,7 +181,7 @@ GOOD = [recorded(entry["file"]) for entry in INDEX["messages"] if entry["kind"] 
 
 
 @given(st.sampled_from(GOOD), st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_headers(parts: list[bytes], data: Any) -> None:
     header = bytearray(parts[1])
     for _ in range(data.draw(st.integers(1, 4))):
@@ -192,20 +192,20 @@ def test_damaged_headers(parts: list[bytes], data: Any) -> None:
 
 
 @given(st.lists(st.binary(max_size=200), max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_noise(parts: list[bytes]) -> None:
     harmless(parts)
 
 
 @given(st.sampled_from(GOOD), st.sampled_from([*sorted(wire.Frame.__dataclass_fields__), "v", "kind"]), plain_values)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_wrong_values(parts: list[bytes], key: str, value: Any) -> None:
     fields = msgpack.unpackb(parts[1], strict_map_key=False)
     harmless([parts[0], msgpack.packb({**fields, key: value}), *parts[2:]])
 
 
 @given(st.sampled_from([parts for parts in GOOD if b"\xa3enc\xa7msgpack" in parts[1]]), st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_wrong_plain_values(parts: list[bytes], payload: bytes) -> None:
     fields = msgpack.unpackb(parts[1])
     harmless([parts[0], msgpack.packb({**fields, "size": [len(payload)]}), payload])
@@ -240,7 +240,7 @@ def test_a_picture_file_that_lies_about_its_size(enc: str) -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_picture_files_that_are_none(data: bytes) -> None:
     for head in (b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"):
         decode.jpeg_size(memoryview(head + data))
