@@ -54,6 +54,7 @@ def needs(name: str, tmp_path: Path, clip: Path, movie: Path) -> dict[str, Any]:
         "sink.images": {"url": lambda: str(tmp_path / f"out{next(count)}")},
         "sink.rtsp": {"url": "rtsp://127.0.0.1:0/live"},
         "sink.video": {"url": lambda: str(tmp_path / f"out{next(count)}.mp4")},
+        "sink.zmq": {"url": "tcp://127.0.0.1:*"},
         "source.images": {"url": str(clip)},
         "source.video": {"url": str(movie)},
     }

@@ -553,4 +553,29 @@ def test_an_error_in_the_graph_ends_the_stream_as_such(port: str) -> None:
         assert frames.end.reason == "error"
 
 
+def test_a_socket_that_falls_behind_loses_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket's thread is held up: the lane goes on at once, the oldest frames give way, their buffers come back, and it is told."""
+    import threading
+
+    go = threading.Event()
+    real = publisher.Publisher._send
+    monkeypatch.setattr(publisher.Publisher, "_send", lambda self, item: (go.wait(20), real(self, item))[1])
+    with Bench("sink.zmq", url=LOCAL, hwm=3) as bench, Subscriber(bench.operator.endpoint, latest=False) as frames:
+        until(bench.operator.wanted)
+        for number in range(10):
+            data = bench.site.empty((SIDE, SIDE, 3))
+            data[:] = number
+            bench(Image(data))
+            bench.let_go()
+        assert bench.site.pools.loaned <= 4  # three wait, one is in hand
+        go.set()
+        found = [frames.read(10) for _ in range(4)]
+        assert [frame.n for frame in found] == [0, 7, 8, 9]  # type: ignore[union-attr]
+        assert [int(frame.array.max()) for frame in found] == [0, 7, 8, 9]  # type: ignore[union-attr]
+        assert frames.counts.lost == 6
+    assert ("overflow", 6) in [(what, facts.get("frames")) for what, facts in bench.events]
+    tally = bench.operator.tally()
+    assert (tally["sent"], tally["overflowed"]) == (10, 6)
+
+
 assert SIDE * SIDE * 3 > zmq.COPY_THRESHOLD
