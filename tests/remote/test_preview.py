@@ -18,14 +18,11 @@ from shown import Shown, Socket, film, number_in, shown, stamped
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from engine.compile import compile
-from engine.errors import DeviceError, UsageError
-from engine.graph import Graph, GraphBuilder
+from engine.graph import GraphBuilder
 from operators.sink.tap import mailbox
 from remote import web
 from remote.encode import H264, codec_of, shrunk
 from remote.feed import Watcher
-from remote.preview import Preview, tapped
-from remote.web import Address
 
 
 def decoded(data: bytes) -> Any:
@@ -353,82 +350,3 @@ def test_a_reload_shows_the_new_graph_to_who_is_looking() -> None:
         socket.ask("view", of="again.image", codecs=["jpeg"])
         header, payload = next(f for f in iter(socket.frame, None) if f[0]["stream"] == "again.image")
         assert number_in(decoded(payload)) == header["seq"]
-
-
-# ---------------------------------------------------------------- taps and addresses
-
-
-def names(graph: Graph) -> list[str]:
-    return [str(node.params["box"]) for node in tapped(graph, "", ()).nodes if node.op == "sink.tap"]
-
-
-def test_taps_go_to_the_main_picture_first_and_bring_nothing_back_that_was_culled() -> None:
-    graph = GraphBuilder("g")
-    graph.node("film", "shown.film")
-    graph.node("unused", "shown.keep", image="film")
-    graph.node("keep", "shown.keep", image="film")
-    graph.node("count", "sink.null", image="film")
-    graph.node("file", "sink.video", image="keep", url="a.mp4")
-    assert names(graph.build()) == ["keep.image", "film.image"]
-    plan = compile(tapped(graph.build(), "p/"))
-    assert plan.culled == ("unused",)
-    assert [lane.nodes for lane in plan.lanes if lane.name == "preview"] == [("preview", "preview_film_image")]
-    wished = tapped(graph.build(), "", ["film"])
-    assert [node.params["box"] for node in wished.nodes if node.op == "sink.tap"] == ["film.image", "keep.image"]
-    with pytest.raises(UsageError, match=r"keep\.image"):
-        tapped(graph.build(), "", ["nobody"])
-
-
-def test_what_is_written_in_place_is_not_tapped() -> None:
-    graph = GraphBuilder("g")
-    graph.node("film", "shown.film")
-    graph.node("keep", "shown.keep", image="film")
-    graph.node("paint", "shown.paint", image="keep")
-    graph.node("out", "sink.null", image="paint")
-    assert names(graph.build()) == ["paint.image", "film.image"]
-    compile(tapped(graph.build(), "p/"))
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [("127.0.0.1:9000", "127.0.0.1", 9000), ("9000", "127.0.0.1", 9000), ("[::1]:9000", "::1", 9000), ("box.lan", "box.lan", None),
-     (":9", "127.0.0.1", 9)],
-)
-def test_addresses_are_read(text: str, host: str, port: int | None) -> None:
-    assert Address.parse(text) == Address(host, port)
-
-
-@pytest.mark.parametrize("text", ["http://x:1", "a:b", "127.0.0.1:99999", "::1:80"])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        Address.parse(text)
-
-
-@pytest.mark.parametrize("web", ["0.0.0.0:0", "192.168.1.2:80", "box.lan:80", "[::]:0"])
-def test_addresses_that_others_reach_have_to_be_asked_for(web: str) -> None:
-    with pytest.raises(UsageError, match="insecure"):
-        Preview(web)
-    assert Preview(web, insecure=True).token
-    assert not Address.parse("127.0.0.1:0").beyond_loopback
-    assert not Address.parse("localhost:0").beyond_loopback
-
-
-def test_a_port_that_is_taken_is_an_error_where_it_was_named_and_the_next_one_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Address("127.0.0.1", 0).listen() as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(DeviceError, match="another port"):
-            Address("127.0.0.1", port).listen()
-        monkeypatch.setattr(web, "PORT", port)
-        with Address().listen() as other:
-            assert port < other.getsockname()[1] < port + web.PORTS
-
-
-def test_a_token_may_be_given_and_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINE_WEB_TOKEN", "a-token-of-my-own-1234")
-    assert Preview().token == "a-token-of-my-own-1234"
-    for wrong in ("short", "with spaces in it, no", "x" * 300):
-        monkeypatch.setenv("ENGINE_WEB_TOKEN", wrong)
-        with pytest.raises(UsageError, match="ENGINE_WEB_TOKEN"):
-            Preview()
-    monkeypatch.delenv("ENGINE_WEB_TOKEN")
-    assert len({Preview().token for _ in range(4)}) == 4
