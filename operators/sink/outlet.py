@@ -8,25 +8,24 @@ It knows no codec and no address. The child's side is operators.sink.child.
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from engine import errors
 from engine.errors import EngineError, MediaError, scrub
-from engine.shared import Block
-from operators.sink.child import Output, Tell, serve
-from operators.sink.pacing import AlwaysOn
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import numpy as np
 
     from engine.site import Site
+    from operators.sink.child import Output, Tell
+    from operators.sink.pacing import AlwaysOn
 
     Array = np.ndarray[Any, Any]
 
@@ -53,6 +52,8 @@ class Outlet:
     def __init__(
         self, site: Site, make: Callable[[Any, Tell], Output], settings: Any, *, name: str, lossy: bool, patience: Patience
     ) -> None:  # fmt: skip
+        from engine.shared import Block
+
         self.site, self.name, self.lossy, self.patience = site, scrub(name), lossy, patience
         self.make, self.settings = make, settings
         self.about: Any = None  # what the output is told with the first picture
@@ -191,6 +192,8 @@ class Outlet:
 
     def _attempt(self) -> bool:
         """One life of a child; True when it ended in order."""
+        from multiprocessing.connection import wait
+
         self._start_child()
         while True:
             assert self._pipe is not None
@@ -325,6 +328,10 @@ class Outlet:
     # ---- the child
 
     def _start_child(self) -> None:
+        import multiprocessing
+
+        from operators.sink.child import serve
+
         context = multiprocessing.get_context("spawn")
         pipe, theirs = context.Pipe()
         name = f"{self.site.node} output"

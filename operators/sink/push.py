@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from engine.errors import EngineError, MediaError, UsageError, scrub
-from operators.sink.child import Tell
 from operators.sink.sound import FileSound
 from operators.sink.writer import Target, Writer
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from operators.sink.child import Tell
 
     Array = np.ndarray[Any, Any]
 

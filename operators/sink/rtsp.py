@@ -6,15 +6,17 @@ Invariant: without viewers nothing is taken from the graph; whatever viewers do 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote, urlsplit
 
 from engine.errors import UsageError
 from engine.operator import Range, operator
 from engine.site import Site
 from operators.media.listen import check_listen
-from operators.sink.rtsp_child import RtspOutput, Serving
 from operators.sink.served import Served, joined
+
+if TYPE_CHECKING:
+    from operators.sink.rtsp_child import Serving
 
 
 @operator("sink.rtsp")
@@ -45,6 +47,8 @@ class Rtsp(Served):
 
     def open(self, site: Site) -> None:
         super().open(site)
+        from operators.sink.rtsp_child import RtspOutput
+
         serving = self._serving()
         port = self.serve(site, RtspOutput, serving)
         assert self.outlet is not None
@@ -54,6 +58,8 @@ class Rtsp(Served):
         site.output(self.address)
 
     def _serving(self) -> Serving:
+        from operators.sink.rtsp_child import Serving
+
         try:
             parts = urlsplit(self.url)
             port = parts.port

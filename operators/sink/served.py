@@ -6,17 +6,19 @@ Invariant: without viewers nothing is taken from the graph; whatever viewers do 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from engine.clock import RealClock
 from engine.operator import HOST_RGB, Operator
 from engine.payload import Image
 from engine.site import Site
 from operators.sink.canvas import Canvas
-from operators.sink.child import Output, Tell
 from operators.sink.outlet import Outlet, Patience
 from operators.sink.pacing import AlwaysOn, check_slate
 from operators.sink.writer import Target, choose_encoder
+
+if TYPE_CHECKING:
+    from operators.sink.child import Output, Tell
 
 STILL = 1_000_000_000  # ns: how often a stream that nobody watches keeps its last picture, where one is to be shown to whoever comes
 

@@ -11,9 +11,6 @@ from typing import Annotated
 from engine.operator import Range, operator
 from engine.site import Site
 from operators.sink.served import Served, joined
-from operators.sink.webrtc_child import Whep, WhepOutput
-from operators.webrtc.endpoint import parse_where
-from operators.webrtc.peers import need_aiortc
 
 
 @operator("sink.webrtc")
@@ -40,6 +37,10 @@ class Webrtc(Served):
 
     def open(self, site: Site) -> None:
         super().open(site)
+        from operators.sink.webrtc_child import Whep, WhepOutput
+        from operators.webrtc.endpoint import parse_where
+        from operators.webrtc.peers import need_aiortc
+
         need_aiortc()
         where = parse_where(self.url, insecure=self.insecure)
         whep = Whep(where, self.stun, self.max_viewers)

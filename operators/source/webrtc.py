@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from engine.errors import MediaError
 from engine.operator import HOST_RGB, Operator, Range, Stamped, StreamInfo, operator
@@ -16,9 +16,9 @@ from engine.site import Site
 from operators.media.geometry import parse_size
 from operators.source.timeline import SECOND, Timeline
 from operators.source.upright import Upright
-from operators.webrtc.endpoint import parse_where
-from operators.webrtc.ingest import Ingest
-from operators.webrtc.peers import need_aiortc
+
+if TYPE_CHECKING:
+    from operators.webrtc.ingest import Ingest
 
 TICK = 0.1  # s between looks at the session's stop
 
@@ -45,6 +45,10 @@ class Webrtc(Operator):
 
     def open(self, site: Site) -> None:
         super().open(site)
+        from operators.webrtc.endpoint import parse_where
+        from operators.webrtc.ingest import Ingest
+        from operators.webrtc.peers import need_aiortc
+
         need_aiortc()
         where = parse_where(self.url, insecure=self.insecure)
         self.upright = Upright(parse_size(self.size), self.fit)
