@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from operators.diffusion import checkpoint, inversion, ipadapter, lora
+from operators.diffusion import inversion, ipadapter, lora
 from operators.diffusion.families import oddities
 from operators.diffusion.models import Models, load, load_embedded
 from operators.diffusion.tune import precision
+from operators.models.loading import library
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,8 @@ def dtypes() -> dict[str, torch.dtype]:
 
 def load_for(stream: Stream, device: torch.device) -> Models:
     """The modules that `stream` asks for, in the precision it asks for. Raises MissingError or UsageError."""
-    checkpoint.library("transformers")
-    checkpoint.library("diffusers")
+    library("transformers")
+    library("diffusers")
     kinds = dtypes()
     dtype = kinds.get(stream.dtype, kinds["fp32" if device.type == "cpu" else "fp16"])
     if stream.site.embedded:

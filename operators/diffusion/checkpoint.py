@@ -9,16 +9,15 @@ It knows files and module classes, not how they are used.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import MissingError, UsageError
 from operators.models import find
+from operators.models.loading import library
 
 if TYPE_CHECKING:
     import torch
@@ -133,16 +132,6 @@ def config(folder: Path, name: str, file: str = "config.json") -> Mapping[str, A
     if not isinstance(found, dict):
         raise UsageError(f"model {name}: {folder.name}/{file}: expected a table, found {type(found).__name__}")
     return found
-
-
-def library(name: str) -> Any:
-    """The package `name`, imported whole.
-
-    diffusers and transformers put another module in their place at the end of their import; a lane that waits for the import of another
-    lane is handed the one that was there before, which is empty. So the place is looked at again.
-    """
-    importlib.import_module(name)
-    return sys.modules[name]
 
 
 def _variant(folder: Path, name: str) -> str | None:

@@ -30,12 +30,21 @@ class _Codec(Operator):
         """Load and place it. Raises MissingError or UsageError as diffusion.stream does."""
         import torch
 
-        from operators.diffusion import checkpoint, coder
-        from operators.diffusion.models import embedded_folder
+        from operators.models.loading import LOADING
 
         super().open(site)
-        checkpoint.library("diffusers")
         self.device = torch.device(site.device)
+        with LOADING:
+            self._load(site)
+
+    def _load(self, site: Site) -> None:
+        import torch
+
+        from operators.diffusion import coder
+        from operators.diffusion.models import embedded_folder
+        from operators.models.loading import library
+
+        library("diffusers")
         kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         dtype = kinds.get(self.dtype, torch.float32 if self.device.type == "cpu" else torch.float16)
         where = (embedded_folder() / "vae", "embedded") if site.embedded else coder.place(self.vae)

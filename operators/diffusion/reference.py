@@ -95,16 +95,24 @@ class MakeReference(Operator):
     def open(self, site: Site) -> None:
         import torch
 
+        from operators.models.loading import LOADING
+
         super().open(site)
         self.device = torch.device(site.device)
-        if site.embedded:
-            return
+        if not site.embedded:
+            with LOADING:
+                self._load()
+
+    def _load(self) -> None:
+        import torch
+
+        from operators.diffusion import checkpoint, ipadapter
+        from operators.models.loading import library
+
+        library("transformers")
+        library("diffusers")
         kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         dtype = kinds.get(self.dtype, torch.float32 if self.device.type == "cpu" else torch.float16)
-        from operators.diffusion import checkpoint, ipadapter
-
-        checkpoint.library("transformers")
-        checkpoint.library("diffusers")
         found = ipadapter.find(self.adapter, self.file)
         folder = checkpoint.locate_folder(self.encoder)
         folder = folder / self.encoder_folder if self.encoder_folder else folder

@@ -176,6 +176,7 @@ class Stream(Operator):
         from operators.diffusion.reuse import Reuse
         from operators.diffusion.syntax import parse
         from operators.diffusion.text import Encoder
+        from operators.models.loading import LOADING
 
         super().open(site)
         if self.threads:
@@ -184,13 +185,14 @@ class Stream(Operator):
         for text in (self.prompt, self.negative, *(words for cue in self._cues.said for words in (cue.text, cue.negative))):
             parse(text, self.syntax)
         self._output = (self.height or self.size, self.width or self.size)
-        models = self.models = self._load(torch.device(site.device))
-        models.offload(site.offload)
+        with LOADING:
+            models = self.models = self._load(torch.device(site.device))
+            models.offload(site.offload)
+            self._loras, self._looks = adapted(self, models)
         recipe = models.recipe
         self._sampler = models.sampler if self.scheduler == "auto" or site.embedded else self.scheduler
         self._guide = Guide(models, self._sampler, self.guidance)
         reuse = None if site.embedded or self.reuse is None else Reuse(models.unet, **self.reuse)
-        self._loras, self._looks = adapted(self, models)
         self._loop = Loop(models, reuse)
         skip = recipe.clip_skip if self.clip_skip is None else self.clip_skip
         encoder = Encoder(models, site.event, syntax=self.syntax, chunks=1 if site.embedded else self.chunks, skip=skip)

@@ -103,6 +103,12 @@ class Refine(Operator):
 
     def open(self, site: Site) -> None:
         super().open(site)
+        from operators.models.loading import LOADING
+
+        with LOADING:
+            self._load(site)
+
+    def _load(self, site: Site) -> None:
         from operators.vlm.backends import Embedded, Transformers
 
         if site.embedded or self.backend == "embedded":

@@ -364,8 +364,11 @@ def test_textual_inversion(xl: bool, vectors: int) -> None:
 
 @pytest.mark.parametrize(
     ("wish", "message"),
-    [({"token": "two words"}, "one word"), ({"token": "<|endoftext|>"}, "meaning already"), ({"token": "<x>", "xl": True}, "expected one tensor")],
-)
+    [
+        ({"token": "two words"}, "one word"), ({"token": "<|endoftext|>"}, "meaning already"),
+        ({"token": "<x>", "xl": True}, "expected one tensor"),
+    ],
+)  # fmt: skip
 def test_embeddings_that_cannot_be_used(wish: dict[str, Any], message: str) -> None:
     path = embedding(bool(wish.pop("xl", False)), 1)
     with pytest.raises(UsageError, match=message), stream(embeddings=[{"model": str(path), **wish}]):
