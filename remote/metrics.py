@@ -95,7 +95,7 @@ def render(session: Session) -> bytes:
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(session))  # type: ignore[arg-type]
+    registry.register(_Collector(session))
     return bytes(generate_latest(registry))
 
 
@@ -167,10 +167,9 @@ def _memory(memory: dict[str, Any]) -> Iterator[Metric]:
 
 def _histogram(counted: Meter) -> Metric:
     from prometheus_client.core import HistogramMetricFamily
-    from prometheus_client.utils import floatToGoString
 
     with counted.lock:
-        rows = [(floatToGoString(bound), float(n)) for bound, n in zip(BUCKETS, counted.buckets, strict=True)]
+        rows = [(repr(bound), float(n)) for bound, n in zip(BUCKETS, counted.buckets, strict=True)]
         rows.append(("+Inf", float(counted.count)))
         return HistogramMetricFamily("afterimage_age_seconds", "Age of frames when they leave: from capture to the sink.", rows, counted.sum)
 

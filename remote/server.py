@@ -182,7 +182,7 @@ class Server:
         for _ in range(BURST):
             try:
                 identity = router.recv(zmq.NOBLOCK)
-                parts = []
+                parts: list[bytes] = []
                 while router.getsockopt(zmq.RCVMORE):
                     part = router.recv(zmq.NOBLOCK)
                     if len(parts) < 2:

@@ -219,9 +219,10 @@ class Link:
             for request in [r for r in self._requests.values() if not r.answer.done()]:
                 self._end(request, error_of(message))
             return
-        request = self._requests.get(number) if isinstance(number, int) else None
-        if request is None:
+        found = self._requests.get(number) if isinstance(number, int) else None
+        if found is None:
             return
+        request = found
         kind = message.get("kind")
         if not request.answer.done():
             if kind == "refused":

@@ -90,6 +90,7 @@ def running(path: Path, **options: Any) -> Iterator[Running]:
     finally:
         run.session.stop()
         run.wait()
+        run.session.check()  # nothing was lost without a cause, whatever was done to it
 
 
 def until(ready: Callable[[], Any], seconds: float = 15.0) -> Any:
