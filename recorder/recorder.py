@@ -8,6 +8,7 @@ recording ends, says so, and the run goes on. Offline the source waits, as it do
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -38,6 +39,20 @@ Frames = Literal["auto", "store", "hash", "none"]
 FLUSH_S = 0.5  # what a killed process loses at most
 NOTE = 256  # bytes that a small entry counts for
 KEY_S = 1.0  # between pictures of a sink that are kept whole, for a replay that differs to say by how much
+
+
+def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that fails ends the recording, not the run."""
+
+    @functools.wraps(hook)
+    def call(self: Recorder, *args: Any) -> None:
+        try:
+            hook(self, *args)
+        except Exception as error:
+            self.on = False
+            self._queue.put((self._broken, 0, (error,), (), 0))
+
+    return call
 
 
 class Recorder(Tap):
@@ -137,9 +152,11 @@ class Recorder(Tap):
     def event(self, event: dict[str, Any]) -> None:
         self._put(self._event, (event,))
 
+    @_guarded
     def decided(self, node: str, what: str, value: Any) -> None:
         self._put(self._write, ("/afterimage/decided", {"node": node, "what": what, "value": packed(value)}))
 
+    @_guarded
     def entered(self, gate: Gate, offer: Offer, version: int, epoch: int) -> None:
         if not self.on:
             return
@@ -163,6 +180,7 @@ class Recorder(Tap):
         facts = {"gate": gate.source.gate_id, "node": gate.source.name, "seq": offer.seq, "pts": offer.pts, "cut": offer.cut, "cause": cause}
         self._put(self._write, ("/afterimage/refused", facts, offer.seq))
 
+    @_guarded
     def made(self, node: NodeRun, head: Packet, values: list[tuple[str, Any]]) -> None:
         if not self.on:
             return
@@ -175,6 +193,7 @@ class Recorder(Tap):
         }  # fmt: skip
         self._put(self._write, ("/afterimage/made", facts, head.seq), size=NOTE * 4)
 
+    @_guarded
     def sunk(self, node: NodeRun, head: Packet, given: list[tuple[Side, Any]]) -> None:
         if not self.on:
             return
@@ -185,6 +204,7 @@ class Recorder(Tap):
         facts = {"node": node.name, "seq": head.seq, "epoch": head.epoch, "pts": head.pts, "version": head.version}
         self._put(self._sunk, (facts, {} if skip else inputs, ready, skip), [] if skip else leases, NOTE if skip else size)
 
+    @_guarded
     def crossed(self, node: NodeRun, head: Packet) -> None:
         mark = head.seq // self.every * self.every
         node.mark = mark + self.every
@@ -192,6 +212,7 @@ class Recorder(Tap):
             taken_state, leases, size = snapshots.take(node, head, mark)
             self._put(self._snapshot, (taken_state,), leases, NOTE + size)
 
+    @_guarded
     def read(self, side: Side, head: Packet) -> None:
         value = side.value
         if not self.on or value is None or not self.every or value.seq >= head.seq // self.every * self.every:
@@ -292,6 +313,9 @@ class Recorder(Tap):
         except OSError as error:
             self._fail(error)
         self._fail(MediaError(f"the disk is slower than the run: {self._limit >> 20} MB were waiting for it", fix="use --record-frames hash"))
+
+    def _broken(self, when: int, error: Exception) -> None:
+        self._fail(error if isinstance(error, (OSError, EngineError)) else RuntimeError(f"{type(error).__name__}: {error}"))
 
     # ---- writing (on the thread)
 

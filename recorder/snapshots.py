@@ -64,7 +64,7 @@ def take(node: NodeRun, head: Packet, mark: int) -> tuple[Taken, list[Any], int]
         state = operator.snapshot()
         if state is None:
             facts["cannot"] = f"{node.plan.op} keeps state that it cannot hand out"
-    if node._group:
+    if node.gathered:
         facts["cannot"] = "a batch was being gathered"
     kept = {str(side.edge.id): side.value for side in node.sides if side.value is not None}
     written = {port: node.inputs.written(port) for port, (wired, _) in node.inputs.settable().items() if _rewritten(node, port, wired)}
