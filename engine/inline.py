@@ -18,8 +18,9 @@ from engine.gate import Gate
 from engine.lane import Lane, close_all
 from engine.node import NodeRun
 from engine.receipt import Receipt
+from engine.stall import diagnose
 from engine.swap import Swap
-from engine.threads import diagnose, next_offer
+from engine.threads import next_offer
 
 if TYPE_CHECKING:
     from engine.session import Session

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from engine import life
 from engine.channel import EOS, Bound, Channel
-from engine.control import make_ladder
 from engine.emit import Emitter
 from engine.errors import EngineError, OperatorError
 from engine.hop import hop
@@ -22,7 +22,7 @@ from engine.packet import Packet
 from engine.plan import Edge, PlanNode
 from engine.side import Side, make_side
 from engine.site import Site
-from engine.work import WithSite, Work
+from engine.work import Work
 
 if TYPE_CHECKING:
     from engine.gate import Gate
@@ -57,8 +57,8 @@ class NodeRun:
         self.port = ""
         self.count = self.errors = self.errors_in_row = self.busy_ns = 0
         self.times: deque[int] = deque(maxlen=4096)
-        self._claimed: Packet | Bound | None = None
-        self._group: list[tuple[Packet, dict[str, Any], list[tuple[Side, Any]]]] = []
+        self.claimed: Packet | Bound | None = None
+        self.group: list[tuple[Packet, dict[str, Any], list[tuple[Side, Any]]]] = []
         self.last_packet: Packet | None = None
         self.inputs = Inputs(self)
         self.emit = Emitter(self, spec)
@@ -76,78 +76,26 @@ class NodeRun:
 
     def open(self) -> None:
         """Make the operator and open it, on its lane."""
-        if self.session.tap is not None:
-            self.session.tap.joined(self)
-        if self.session.stand_in is not None and (made := self.session.stand_in(self)) is not None:
-            self.operator = made
-        elif self.plan.process:
-            from engine.process import ProcessOperator
-
-            self.operator = ProcessOperator(self.plan.op, dict(self.params))
-        elif self.spec.is_class:
-            self.operator = self.spec.target(**self.params)
-        elif self.spec.wants_site:
-            self.operator = WithSite(self)
-        if isinstance(self.operator, Operator):
-            self.operator.open(self.site)
-        self.settle()
+        life.begin(self)
 
     def settle(self) -> None:
         """Find out which way frames can take through this node, once its operator, its inputs and its outputs are there."""
-        self.stateless = self.operator is None
-        edge = self.trigger.edge if self.trigger else None
-        self.port = edge.port if edge else ""
-        alone = edge is not None and not self.sides and edge.slot is None and self.plan.batch == 1 and self.spec.inplace is None
-        choosy = not self.spec.outputs and isinstance(self.operator, Operator) and type(self.operator).wanted is not Operator.wanted
-        self.choosy, self.simple = choosy, alone and not choosy and not self.dead and self.emit.simple(edge)
-        if self.ladder is None or not self.ladder.taken:
-            self.ladder = make_ladder(self)
+        life.settle(self)
 
-    def rewire(self, plan: PlanNode, trigger: Channel | None, sides: list[Side], outs: list[Channel], since: int) -> None:
-        """Take other inputs and outputs, between two calls, on the lane, for frames from `since` on. Those before are dropped."""
-        self.flush_group()
-        for side in self.sides:
-            if side not in sides:
-                side.end("reload")
-        if self.trigger is not None and trigger is not self.trigger:
-            if type(self._claimed) is Packet:
-                self.trigger.drop(self._claimed, "reload")
-            self._claimed = None
-            self.trigger.close("reload")
-        self.plan, self.trigger, self.sides, self.since = plan, trigger, sides, since
-        self.waits = [side for side in sides if side.edge.role != "constant"]
-        before, self.emit = self.emit, Emitter(self, self.spec)
-        self.emit.take_over(before, outs)
-        self.settle()
+    def close(self) -> None:
+        """Let go of everything; called once, also after a failure."""
+        life.end(self)
 
     @property
     def gathered(self) -> bool:
         """Whether frames wait here for their batch to be full."""
-        return bool(self._group)
+        return bool(self.group)
 
     def flush_group(self) -> None:
         """Call the operator for the frames gathered so far."""
-        after = self.finish(self._fire()) if self._group else None
+        after = self.finish(self._fire()) if self.group else None
         while after is not None:
             after = after[0].step_on(after[1])
-
-    def close(self) -> None:
-        """Let go of everything; called once, also after a failure."""
-        self.emit.forget_last_good()
-        cause = "error" if self.session.errors else "epoch" if self.session.nodes.get(self.name) is self else "reload"
-        if self._group:
-            self.abandon(Work([g[0] for g in self._group], [pair for g in self._group for pair in g[2]], 0))
-            self._group = []
-        for side in self.sides:
-            side.end(cause if cause == "reload" else "unpaired")
-        if self.trigger is not None:
-            if type(self._claimed) is Packet:
-                self.trigger.drop(self._claimed, cause)
-            self._claimed = None
-            self.trigger.close(cause)
-        self._end_scratch()
-        if isinstance(self.operator, Operator):
-            self.operator.close()
 
     # ---- being woken
 
@@ -175,7 +123,7 @@ class NodeRun:
         """The seq this node can deal with now, or None when it has to wait."""
         if self.finished or self.trigger is None:
             return None
-        head = self._claimed or self.trigger.head()
+        head = self.claimed or self.trigger.head()
         if head is None:
             for side in self.waits:  # a partner of a frame that will not come may arrive after that was known
                 side.passed(self.trigger.settled)
@@ -193,8 +141,8 @@ class NodeRun:
     def step(self) -> tuple[NodeRun, Packet] | None:
         """Take the next item and deal with it whole. Returns the node to call next, if a result may go straight into it."""
         assert self.trigger is not None
-        head = self._claimed or self.trigger.pop()
-        self._claimed = None
+        head = self.claimed or self.trigger.pop()
+        self.claimed = None
         if type(head) is Packet:
             return self.step_on(head)
         if head is not None and (work := self._begin_marker(head)) is not None:
@@ -212,22 +160,22 @@ class NodeRun:
     def begin(self) -> Work | None:
         """Take the next item; call the operator if it is a frame with everything it needs. None when there was nothing to call."""
         assert self.trigger is not None
-        head = self._claimed or self.trigger.pop()
-        self._claimed = None
+        head = self.claimed or self.trigger.pop()
+        self.claimed = None
         if head is None:
             return None
         return self.take(head) if type(head) is Packet else self._begin_marker(head)
 
     def take(self, head: Packet) -> Work | None:
         """Go on with a frame that was taken from the queue, or handed over by the node before."""
-        if self._group and (head.epoch, head.version) != (self._group[0][0].epoch, self._group[0][0].version):
-            self._claimed = head
+        if self.group and (head.epoch, head.version) != (self.group[0][0].epoch, self.group[0][0].version):
+            self.claimed = head
             return self._fire()
         if self.dead or head.epoch < self.session.oldest or head.seq < self.since:
             self.skip(head, "error" if self.dead else "reload" if head.seq < self.since else "epoch")
             return None
         if self.waits and not self._settled(head):  # a newer frame took the place of the one that was polled
-            self._claimed = head
+            self.claimed = head
             return None
         if head.epoch != self.epoch:
             self._enter(head.epoch)
@@ -243,12 +191,12 @@ class NodeRun:
         if given and not self.inputs.complete(head, given):
             return None
         self.previous = head.seq
-        self._group.append((head, self.inputs.arguments(head, given), given))
-        return self._fire() if len(self._group) >= self.plan.batch else None
+        self.group.append((head, self.inputs.arguments(head, given), given))
+        return self._fire() if len(self.group) >= self.plan.batch else None
 
     def _begin_marker(self, marker: Bound | Packet) -> Work | None:
-        if self._group and (marker is EOS or self.emit.awaited):
-            self._claimed = marker
+        if self.group and (marker is EOS or self.emit.awaited):
+            self.claimed = marker
             return self._fire()
         if marker is EOS:
             self._end()
@@ -282,7 +230,7 @@ class NodeRun:
             self.inputs.write(key.removeprefix("in."), change[key])
 
     def _fire(self) -> Work:
-        group, self._group = self._group, []
+        group, self.group = self.group, []
         self.site.packet = group[-1][0]
         work = Work([g[0] for g in group], [pair for g in group for pair in g[2]], self.now())
         return self._run(work, [g[1] for g in group])
@@ -321,7 +269,7 @@ class NodeRun:
             side.used(value)
         for packet in work.heads:
             self.trigger.drop(packet, "error" if self.session.errors else "epoch")
-        self._end_scratch()
+        self.end_scratch()
 
     def _relieved(self, error: Exception) -> bool:
         """Whether the ladder found a cheaper setting after running out of memory: the same frame is then tried again."""
@@ -353,7 +301,7 @@ class NodeRun:
                 self._failed(work)
         finally:
             if self.site._leases:
-                self._end_scratch()
+                self.end_scratch()
         for side, value in work.given:
             side.used(value)
         channel = self.trigger
@@ -367,7 +315,7 @@ class NodeRun:
                 lease.release()
         return after
 
-    def _end_scratch(self) -> None:
+    def end_scratch(self) -> None:
         for lease in self.site._leases:
             lease.release()
         self.site._leases.clear()
@@ -435,16 +383,7 @@ class NodeRun:
 
     def flush(self) -> None:
         """The last frame has come: a last result, if the operator has one, goes on."""
-        if isinstance(self.operator, Operator) and not self.dead:
-            try:
-                result = self.operator.flush()
-                if result is not None and self.last_packet is not None and self.spec.outputs:
-                    head = self.last_packet.with_payload(self.last_packet.payload)
-                    head.frame = None
-                    self.emit.frame(head, self.emit.named(result), list(self.site._leases))
-            except Exception as error:
-                self.session.fail(OperatorError(self.name, -1, self.epoch, error))
-            self._end_scratch()
+        life.flush(self)
 
     def _end(self) -> None:
         """The input has ended: a last result, then the end marker."""

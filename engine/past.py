@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from engine.errors import RunError
+
 if TYPE_CHECKING:
     from engine.channel import Channel
     from engine.gate import Gate
+    from engine.session import Session
 
 
 class Past:
@@ -32,3 +35,14 @@ class Past:
                 self.frames.update({"in": gate.entered, "out": gate.out})
                 self.drops.update(gate.drops)
         self.gates = open_ones
+
+
+def check(session: Session) -> None:
+    """Raise RunError where packets were lost without a cause, on any edge or at any gate that a session has or had."""
+    for channel in [*session.channels, *session.past.channels]:
+        if channel.balance:
+            raise RunError(f"edge {channel.edge}: {channel.balance} packets unaccounted for")
+    for gate in [*session.gates.values(), *session.past.gates]:
+        missing = gate.entered - gate.out - gate.in_flight - sum(gate.drops.values())
+        if missing:
+            raise RunError(f"source {gate.source.name}: {missing} frames unaccounted for")

@@ -23,7 +23,7 @@ from engine.compile import altered
 from engine.control import Governing
 from engine.describe import describe, values
 from engine.diff import FIXED
-from engine.errors import EngineError, RunError, UsageError
+from engine.errors import EngineError, UsageError
 from engine.gate import Gate
 from engine.health import Health, look, signs_of
 from engine.ladder import Rung
@@ -31,7 +31,7 @@ from engine.lane import Lane
 from engine.memory import MemoryPlan
 from engine.node import NodeRun
 from engine.packet import Frame, Packet
-from engine.past import Past
+from engine.past import Past, check
 from engine.plan import Plan
 from engine.pool import Pools
 from engine.receipt import Receipt
@@ -401,17 +401,7 @@ class Session:
 
     def check(self) -> None:
         """Raise RunError where packets were lost without a cause: in = out + in flight + drops, for every edge and every source."""
-        for channel in [*self.channels, *self.past.channels]:
-            if channel.balance:
-                raise RunError(f"edge {channel.edge}: {channel.balance} packets unaccounted for")
-        for gate in [*self.gates.values(), *self.past.gates]:
-            missing = gate.entered - gate.out - gate.in_flight - sum(gate.drops.values())
-            if missing:
-                raise RunError(f"source {gate.source.name}: {missing} frames unaccounted for")
-
-
-def _span(lane: Lane, begun: int, ended: int, name: str, seq: int, epoch: int) -> None:
-    lane.trace.add(begun, ended, "part", name, seq, epoch)
+        check(self)
 
 
 def run(plan: Plan, **options: Any) -> Summary:

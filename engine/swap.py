@@ -24,6 +24,7 @@ from engine.channel import Channel
 from engine.control import Governing
 from engine.diff import Diff, diff, reader
 from engine.lane import Lane
+from engine.life import rewire
 from engine.memory import MemoryPlan, memory_of
 from engine.node import NodeRun
 from engine.plan import Plan, PlanNode
@@ -268,7 +269,7 @@ class Swap:
             side.edge = edge
             sides.append(side)
         outs = [channel for edge in self.plan.edges if edge.source == node.name and (channel := wires[edge.id]) is not None]
-        node.rewire(self.plan.node(node.name), trigger, sides, outs, self._since.get(node.name, 0))
+        rewire(node, self.plan.node(node.name), trigger, sides, outs, self._since.get(node.name, 0))
         for channel in (trigger, *(side.channel for side in sides)):
             if channel is not None:
                 channel.settle()
