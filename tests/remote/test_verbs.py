@@ -62,6 +62,14 @@ def test_a_transaction_lands_on_one_frame_and_is_read_back(live):
     assert {t.value - t.seq for t in taken if t.seq < applied["seq"]} == {0.0}
 
 
+def test_what_has_landed_is_read_also_while_the_node_has_not_come_to_it(live):
+    run, verbs, ear = live
+    ask(verbs, ear, 1, "pause")  # nothing moves: the node still has what it had
+    run.session.changing.landed["add"]["amount"] = 3.0
+    assert run.session.nodes["add"].params["amount"] == 0.0
+    assert ask(verbs, ear, 2, "get", paths=["add.amount"])["values"] == {"add.amount": 3.0}
+
+
 def test_one_wrong_value_refuses_the_whole_transaction_and_says_why(live):
     run, verbs, ear = live
     refused = ask(verbs, ear, 1, "set", changes={"add.amount": 1e6, "more.amount": 1.0, "more.amuont": 1, "sink.fail_at": 3, "nobody.x": 1})
