@@ -32,7 +32,7 @@ lint: setup
 check: lint test
 
 bench: setup
-	for b in cpu_publish cpu_hop cpu_pipeline cpu_transcode cpu_overhead govern_sim embedded_quality cpu_outputs control_latency; do \
+	for b in cpu_publish cpu_hop cpu_pipeline cpu_transcode cpu_overhead govern_sim embedded_quality cpu_outputs control_latency cpu_record; do \
 	  $(BIN)/python bench/$$b.py --json bench/results/$$b.json || exit 1; done
 
 MINUTES ?= 5
