@@ -127,7 +127,8 @@ def main() -> int:
         result[clock] = middle
         for variant, row in middle.items():
             print(f"{clock:8s}{variant:8s} on lanes {row['lanes_ms']:6.3f} ms a frame   CPU {row['cpu_ms']:6.2f} ms a frame"
-                  f"   {row['fps']:6.1f} fps   age {row['age_p50']:6.1f} ms   lost {row['lost']:.0f}   {row['bytes'] / 1000:.0f} kB a frame")  # fmt: skip
+                  f"   {row['fps']:6.1f} fps   age {row['age_p50']:6.1f} ms   lost {row['lost']:.0f}"
+                  f"   {row['bytes'] / 1000:.0f} kB a frame")  # fmt: skip
         base = middle["without"]["cpu_ms"]
         # With a core to spare for the recorder's thread, the graph pays what its own threads do.
         result[f"{clock}_graph_ratio"] = {v: round(base / (base + middle[v]["lanes_ms"]), 4) for v in VARIANTS[1:]}
