@@ -569,13 +569,15 @@ def test_a_socket_that_falls_behind_loses_the_oldest(monkeypatch: pytest.MonkeyP
             bench.let_go()
         assert bench.site.pools.loaned <= 4  # three wait, one is in hand
         go.set()
-        found = [frames.read(10) for _ in range(4)]
-        assert [frame.n for frame in found] == [0, 7, 8, 9]  # type: ignore[union-attr]
-        assert [int(frame.array.max()) for frame in found] == [0, 7, 8, 9]  # type: ignore[union-attr]
-        assert frames.counts.lost == 6
-    assert ("overflow", 6) in [(what, facts.get("frames")) for what, facts in bench.events]
+        overflowed = bench.operator.stream.overflows
+        assert overflowed in (6, 7)  # three wait, and one may be in hand
+        first = frames.read(10)
+        assert first is not None
+        assert (first.array == first.n).all()
+    assert ("overflow", overflowed) in [(what, facts.get("frames")) for what, facts in bench.events]
+    assert bench.site.pools.loaned == 0
     tally = bench.operator.tally()
-    assert (tally["sent"], tally["overflowed"]) == (10, 6)
+    assert (tally["sent"], tally["overflowed"]) == (10, overflowed)
 
 
 assert SIDE * SIDE * 3 > zmq.COPY_THRESHOLD
