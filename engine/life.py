@@ -68,6 +68,7 @@ def rewire(node: NodeRun, plan: PlanNode, trigger: Channel | None, sides: list[S
     before, node.emit = node.emit, Emitter(node, node.spec)
     node.emit.take_over(before, outs)
     settle(node)
+    node.ripe, node.simple = node.simple, False
 
 
 def flush(node: NodeRun) -> None:

@@ -51,6 +51,7 @@ class NodeRun:
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
         self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = False
         self.since = 0  # frames before this one belong to a wiring that is gone
+        self.ripe = False  # the fast path is open again from the first frame of the new wiring on
         self.mark = NEVER  # the tap is told of the first frame from this one on
         self.now = session.clock.now
         self.stateless = False
@@ -152,7 +153,7 @@ class NodeRun:
     def step_on(self, head: Packet) -> tuple[NodeRun, Packet] | None:
         """`step` for a frame that is in hand."""
         same = head.epoch == self.epoch == self.session.epoch and head.version == self.version
-        if self.simple and same and head.ready is None and self.since <= head.seq < self.mark:
+        if self.simple and same and head.ready is None and head.seq < self.mark:
             return hop(self, head)
         work = self.take(head)
         return None if work is None else self.finish(work)
@@ -174,6 +175,8 @@ class NodeRun:
         if self.dead or head.epoch < self.session.oldest or head.seq < self.since:
             self.skip(head, "error" if self.dead else "reload" if head.seq < self.since else "epoch")
             return None
+        if self.ripe:
+            self.simple, self.ripe = True, False
         if self.waits and not self._settled(head):  # a newer frame took the place of the one that was polled
             self.claimed = head
             return None
