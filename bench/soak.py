@@ -66,11 +66,16 @@ op = "image.blur"
 radius = 2.0
 in.image = "color"
 """
-# A run keeps books of bounded length: 65,536 calls of every lane for the trace, a recording, parameter versions. It grows until they are
-# full, which takes the better part of an hour. Here they are short, so that what still grows after the warm-up is a leak.
+# A run keeps books of bounded length: 65,536 calls of every lane for the trace, a recording, parameter versions, 100,000 ages, 20,000 events.
+# It grows until they are full, which takes the better part of an hour. Here they are short, so that what still grows after the warm-up is
+# a leak.
 SHORT = """
-import sys
-import engine.changes, engine.record, engine.trace
+import collections, sys
+import engine.changes, engine.node, engine.record, engine.session, engine.trace
+class Short(collections.deque):
+    def __init__(self, items=(), maxlen=None):
+        super().__init__(items, None if maxlen is None else min(maxlen, 256))
+engine.node.deque = engine.session.deque = Short
 engine.trace.Ring.__init__.__defaults__ = (256,)
 engine.record.LIMIT, engine.changes.KEPT = 256, 64
 from engine.cli import main
