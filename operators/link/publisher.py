@@ -11,16 +11,14 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bindings.python import wire
 from engine.errors import DeviceError, UsageError
+from operators.link.stream import Item, Settings, Stream, covers
 
 if TYPE_CHECKING:
-    from bindings.python.curve import Guard
     from engine.pool import Lease
 
 BEAT_S = 1.0
@@ -31,70 +29,6 @@ LOOK_S = 0.05
 """How often every message that has not been sent yet is looked at."""
 PEER_MS = 5_000
 """A peer that answers nothing for so long is taken for gone: a frozen one, a network that fell away."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a socket is. Streams that share an address must agree on all of it."""
-
-    url: str
-    hwm: int = 8
-    guard: Guard | None = None
-    lossless: bool = False
-
-
-@dataclass(slots=True)
-class _Item:
-    """A message on its way: header fields, or a whole header, and the memory behind its payload."""
-
-    stream: Stream
-    fields: Mapping[str, Any] | None
-    parts: Sequence[Any]
-    leases: tuple[Lease, ...] = ()
-    raw: Sequence[bytes] = ()
-    reason: str = ""
-
-    def release(self) -> None:
-        for lease in self.leases:
-            lease.release()
-
-
-@dataclass(slots=True, eq=False)
-class Stream:
-    """One stream. `publish` is called by one lane; the counts may be read by anyone."""
-
-    name: str
-    publisher: Publisher
-    topic: bytes = b""
-    run: str = ""
-    count: int = 0  # frames handed over so far: the `n` of the next
-    subscribers: int = 0
-    joins: int = 0  # how often somebody came
-    overflows: int = 0  # frames that the socket's thread did not get to in time
-    state: str = "loading"
-    wake: Any = None
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
-    next_beat: float = 0.0
-    silent: bool = False  # another protocol, which knows neither beats nor ends
-    stopping: Callable[[], bool] = lambda: False  # asked while a lossless stream waits
-
-    def publish(self, fields: Mapping[str, Any], parts: Sequence[Any], leases: tuple[Lease, ...] = ()) -> None:
-        """Hand a frame over; `fields` are those of wire.Frame without stream, run, n and sent. Each lease is released when it has been sent."""
-        item = _Item(self, {**fields, "stream": self.name, "run": self.run, "n": self.count}, parts, leases)
-        self.count += 1
-        self.publisher.put(item)
-
-    def publish_raw(self, head: Sequence[bytes], parts: Sequence[Any], leases: tuple[Lease, ...] = ()) -> None:
-        """Hand over a message of another protocol."""
-        self.count += 1
-        self.publisher.put(_Item(self, None, parts, leases, raw=head))
-
-    @property
-    def fps(self) -> float:
-        """Frames a second over the last five."""
-        now = time.monotonic()
-        recent = [when for when in self.times.copy() if now - when < 5.0]
-        return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
 
 
 _sharing = threading.Lock()
@@ -152,7 +86,7 @@ class Publisher:
         self.settings = settings
         self.streams: list[Stream] = []
         self._leaving: list[Stream] = []  # those whose end has not been sent
-        self._items: deque[_Item] = deque()
+        self._items: deque[Item] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._subscriptions: Counter[bytes] = Counter()
@@ -215,7 +149,7 @@ class Publisher:
     def remove(self, stream: Stream, reason: str) -> bool:
         """Send the end of a stream; whether it was the last one."""
         with self._changed:
-            self._items.append(_Item(stream, None, (), reason=reason))
+            self._items.append(Item(stream, None, (), reason=reason))
             self.streams.remove(stream)
             self._leaving.append(stream)
             self._closing = not self.streams
@@ -223,7 +157,7 @@ class Publisher:
             self._wake(stream)
         return self._closing
 
-    def put(self, item: _Item) -> None:
+    def put(self, item: Item) -> None:
         """Queue a message for the socket. Where that cannot keep up the stream's oldest gives way, or the lane waits, if it is lossless."""
         with self._changed:
             while len(self._items) >= self.settings.hwm and not self._closing:
@@ -308,7 +242,7 @@ class Publisher:
         self._subscriptions = +self._subscriptions
         with self._changed:
             for stream in self.streams:
-                came = sum(_covers(prefix, stream) for prefix in joined)
+                came = sum(covers(prefix, stream) for prefix in joined)
                 self._count(stream)
                 stream.joins += came
                 if came:
@@ -316,7 +250,7 @@ class Publisher:
             self._changed.notify_all()
 
     def _count(self, stream: Stream) -> None:
-        stream.subscribers = sum(count for prefix, count in self._subscriptions.items() if _covers(prefix, stream))
+        stream.subscribers = sum(count for prefix, count in self._subscriptions.items() if covers(prefix, stream))
 
     def wait_for_subscriber(self, stream: Stream, seconds: float) -> bool:
         """Wait until somebody subscribes to `stream`."""
@@ -341,11 +275,11 @@ class Publisher:
             self._give_back()
         return True
 
-    def _taken(self) -> _Item:
+    def _taken(self) -> Item:
         with self._changed:
             return self._items.popleft()
 
-    def _send(self, item: _Item) -> None:
+    def _send(self, item: Item) -> None:
         stream, socket, sent = item.stream, self._socket, time.time_ns()
         if item.reason:
             if not stream.silent:
@@ -423,8 +357,3 @@ class Publisher:
         self._context.term()
         # Every message is destroyed now; pyzmq's own thread only has to say so.
         self._give_back(wait=1.0)
-
-
-def _covers(prefix: bytes, stream: Stream) -> bool:
-    """Whether who subscribed to `prefix` gets this stream: by its topic, or whatever the message begins with, if it has none."""
-    return stream.silent or stream.topic.startswith(prefix)
