@@ -1,7 +1,10 @@
-"""What a recording says of live objects, in plain words: what a sink was given, what a stream is, facts without credentials."""
+"""What a recording says of live objects, in plain words: what a sink was given, what a stream is, facts without credentials; and hooks that
+cannot harm the run."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import scrub
@@ -10,6 +13,21 @@ from engine.packet import Packet
 if TYPE_CHECKING:
     from engine.node import NodeRun
     from engine.side import Side
+    from recorder.recorder import Recorder
+
+
+def guarded(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook of a Recorder that, where it fails, ends the recording and not the run."""
+
+    @functools.wraps(hook)
+    def call(self: Recorder, *args: Any) -> None:
+        try:
+            hook(self, *args)
+        except Exception as error:
+            self.on = False
+            self._queue.put((self._broken, 0, (error,), (), 0))
+
+    return call
 
 
 def taken(node: NodeRun, head: Packet, given: list[tuple[Side, Any]]) -> tuple[dict[str, Any], list[Any], list[Any]]:

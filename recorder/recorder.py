@@ -8,7 +8,6 @@ recording ends, says so, and the run goes on. Offline the source waits, as it do
 
 from __future__ import annotations
 
-import functools
 import queue
 import threading
 import time
@@ -26,7 +25,7 @@ from recorder import foxglove, pictures, snapshots
 from recorder.facts import file_facts, file_of, machine, operator_versions, session_facts
 from recorder.file import McapFile
 from recorder.payloads import SMALL, digest, nbytes, packed
-from recorder.plain import clean, named, stream_facts, taken
+from recorder.plain import clean, guarded, named, stream_facts, taken
 
 if TYPE_CHECKING:
     from engine.gate import Gate, Offer
@@ -39,20 +38,6 @@ Frames = Literal["auto", "store", "hash", "none"]
 FLUSH_S = 0.5  # what a killed process loses at most
 NOTE = 256  # bytes that a small entry counts for
 KEY_S = 1.0  # between pictures of a sink that are kept whole, for a replay that differs to say by how much
-
-
-def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """A hook that fails ends the recording, not the run."""
-
-    @functools.wraps(hook)
-    def call(self: Recorder, *args: Any) -> None:
-        try:
-            hook(self, *args)
-        except Exception as error:
-            self.on = False
-            self._queue.put((self._broken, 0, (error,), (), 0))
-
-    return call
 
 
 class Recorder(Tap):
@@ -152,11 +137,11 @@ class Recorder(Tap):
     def event(self, event: dict[str, Any]) -> None:
         self._put(self._event, (event,))
 
-    @_guarded
+    @guarded
     def decided(self, node: str, what: str, value: Any) -> None:
         self._put(self._write, ("/afterimage/decided", {"node": node, "what": what, "value": packed(value)}))
 
-    @_guarded
+    @guarded
     def entered(self, gate: Gate, offer: Offer, version: int, epoch: int) -> None:
         if not self.on:
             return
@@ -180,7 +165,7 @@ class Recorder(Tap):
         facts = {"gate": gate.source.gate_id, "node": gate.source.name, "seq": offer.seq, "pts": offer.pts, "cut": offer.cut, "cause": cause}
         self._put(self._write, ("/afterimage/refused", facts, offer.seq))
 
-    @_guarded
+    @guarded
     def made(self, node: NodeRun, head: Packet, values: list[tuple[str, Any]]) -> None:
         if not self.on:
             return
@@ -193,7 +178,7 @@ class Recorder(Tap):
         }  # fmt: skip
         self._put(self._write, ("/afterimage/made", facts, head.seq), size=NOTE * 4)
 
-    @_guarded
+    @guarded
     def sunk(self, node: NodeRun, head: Packet, given: list[tuple[Side, Any]]) -> None:
         if not self.on:
             return
@@ -204,7 +189,7 @@ class Recorder(Tap):
         facts = {"node": node.name, "seq": head.seq, "epoch": head.epoch, "pts": head.pts, "version": head.version}
         self._put(self._sunk, (facts, {} if skip else inputs, ready, skip), [] if skip else leases, NOTE if skip else size)
 
-    @_guarded
+    @guarded
     def crossed(self, node: NodeRun, head: Packet) -> None:
         mark = head.seq // self.every * self.every
         node.mark = mark + self.every
@@ -212,7 +197,7 @@ class Recorder(Tap):
             taken_state, leases, size = snapshots.take(node, head, mark)
             self._put(self._snapshot, (taken_state,), leases, NOTE + size)
 
-    @_guarded
+    @guarded
     def read(self, side: Side, head: Packet) -> None:
         value = side.value
         if not self.on or value is None or not self.every or value.seq >= head.seq // self.every * self.every:
