@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import arguments, cpu_seconds, median, report, rounds
 
-SIDE = 256
+SIDE = 128
 PROMPT = "a dancer in a red coat"
 CASES = {"1 step": (2, [25], True), "4 steps, one by one": (8, [25, 31, 37, 43], False), "4 steps, batched": (8, [25, 31, 37, 43], True)}
 SCHEDULER = {
@@ -58,7 +58,7 @@ def find(folder: str) -> Any:
     return StreamDiffusion
 
 
-def networks(blocks: tuple[int, ...] = (32, 64, 128, 128)) -> dict[str, Any]:
+def networks(blocks: tuple[int, ...] = (32, 64, 64, 64)) -> dict[str, Any]:
     """Random networks of the layout of Stable Diffusion 1.5 with TAESD."""
     import torch
     from diffusers import AutoencoderTiny, UNet2DConditionModel

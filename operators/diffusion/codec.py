@@ -198,6 +198,12 @@ class Snapshot(Decode):
         """Count `every` afresh: a new epoch begins with a picture."""
         self._since = 0
 
+    def snapshot(self) -> dict[str, int]:
+        return {"since": self._since, "taken": self._taken}
+
+    def recall(self, state: dict[str, int]) -> None:
+        self._since, self._taken = state["since"], state["taken"]
+
     def __call__(self, latent: Latent) -> Annotated[Image, HOST_RGB] | None:
         asked = self.take > self._taken
         self._taken = self.take

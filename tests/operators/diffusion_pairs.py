@@ -5,6 +5,8 @@ What diffusers draws at random is replaced by the noise that our frame used, in 
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -113,14 +115,31 @@ def looked(adapter: Path, encoder: Path | None, seeds: Sequence[int]) -> Any:
         return bench([Image(picture(seed)) for seed in seeds])
 
 
+@functools.cache
+def components(model: str, xl: bool) -> dict[str, Any]:
+    """What the plain pipeline of a folder is made of."""
+    kind = getattr(diffusers, KINDS[xl][False, False])
+    return dict(kind.from_pretrained(model, use_safetensors=True, local_files_only=True).components)
+
+
+@functools.cache
+def controlnet(folder: str) -> Any:
+    return diffusers.ControlNetModel.from_pretrained(folder, local_files_only=True)
+
+
+@functools.cache
+def vision(folder: Path | None) -> Any:
+    from transformers import CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection.from_pretrained(folder)
+
+
 def theirs(case: Case, noise: Any) -> Any:
     """The latent that diffusers paints."""
     kind = getattr(diffusers, KINDS[case.xl][case.control > 0, case.image])
-    base = getattr(diffusers, KINDS[case.xl][False, False])
-    pipe = base.from_pretrained(case.made.model, use_safetensors=True, local_files_only=True)
-    parts = dict(pipe.components)
+    parts = copy.deepcopy(components(case.made.model, case.xl))  # adapters change them
     # What a configuration leaves at its default, from_config sets to the default of the other class; not so what is changed here.
-    settings = {**pipe.scheduler.config, **case.scheduler_changes}
+    settings = {**parts["scheduler"].config, **case.scheduler_changes}
     settings["_use_default_values"] = [key for key in settings.get("_use_default_values", ()) if key not in case.scheduler_changes]
     parts["scheduler"] = SCHEDULERS[case.scheduler].from_config(settings)
     arguments: dict[str, Any] = {
@@ -128,17 +147,14 @@ def theirs(case: Case, noise: Any) -> Any:
         "output_type": "latent", "clip_skip": case.clip_skip or None,
     }  # fmt: skip
     if case.control:
-        load = diffusers.ControlNetModel.from_pretrained
-        nets = [load(name, local_files_only=True) for name in (case.made.control, case.made.control_b)[: case.control]]
+        nets = [controlnet(name) for name in (case.made.control, case.made.control_b)[: case.control]]
         pictures = [PIL.Image.fromarray(picture(n)) for n in range(case.control)]
         one = case.control == 1
         parts["controlnet"] = nets[0] if one else nets
         arguments["controlnet_conditioning_scale"] = 0.9 if one else [0.9, 0.6]
         arguments["control_image" if case.image else "image"] = pictures[0] if one else pictures
     if case.references:
-        from transformers import CLIPVisionModelWithProjection
-
-        parts["image_encoder"] = CLIPVisionModelWithProjection.from_pretrained(case.encoder)
+        parts["image_encoder"] = vision(case.encoder)
     if case.clip_skip and not case.xl:  # diffusers 0.42 looks for the text model where transformers no longer has it
         object.__setattr__(parts["text_encoder"], "text_model", parts["text_encoder"])
     pipe = kind(**parts)

@@ -205,8 +205,7 @@ def test_peft_metadata_says_alpha(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- IP-Adapter
 
 
-@pytest.mark.parametrize("kind", ["base", "plus", "full"])
-@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize(("kind", "scale"), [("base", 1.0), ("base", 4.0), ("plus", 4.0), ("full", 4.0)])
 def test_ip_adapter(kind: str, scale: float) -> None:
     case = Case(plain(), scale=scale, references=[(adapter(kind), 0.7, [20])], encoder=image_encoder())
     differ(agree(case), ours(replace(case, references=()))[0])
@@ -227,9 +226,8 @@ def test_several_pictures_and_several_adapters() -> None:
 
 
 @peft
-@pytest.mark.parametrize("image", [False, True])
-@pytest.mark.parametrize("xl", [False, True])
-def test_the_whole_recipe(image: bool, xl: bool) -> None:
+@pytest.mark.parametrize(("xl", "image"), [(False, True), (True, False)])
+def test_the_whole_recipe(xl: bool, image: bool) -> None:
     """ControlNet, IP-Adapter and an LCM LoRA together, as live graphs use them."""
     case = Case(
         sdxl() if xl else plain(), "lcm", xl=xl, control=1, image=image, references=[(adapter("plus", xl=xl), 0.6, [20])],
