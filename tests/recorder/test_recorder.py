@@ -578,6 +578,21 @@ def test_a_value_on_its_way_when_the_snapshot_was_taken(tmp_path: Path, lane: st
     assert identical(tape, begin=20) == 20
 
 
+def test_a_fault_of_the_recorder_is_none_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from recorder import snapshots
+
+    monkeypatch.setattr(snapshots, "take", lambda *args: 1 / 0)
+    session = Session(compile(chain(30, clock="offline").build()))
+    recorder = Recorder(tmp_path / "a.mcap", snapshot_every=10)
+    recorder.attach(session)
+    assert session.run().frames["out"] == 30
+    with pytest.raises(MediaError, match="ended early: ZeroDivisionError"):
+        recorder.close()
+    toys.settled(session)
+    assert [event["error"] for event in session.events if event["what"] == "recording ended"] == ["MediaError"]
+    assert replay(read(tmp_path / "a.mcap")).verdict == "identical"
+
+
 def test_where_no_replay_can_begin(tmp_path: Path):
     g = GraphBuilder("last")
     g.node("in", "toy.count", count=30)
