@@ -20,7 +20,7 @@ from bindings.python import wire
 
 ROOT = Path(__file__).resolve().parent.parent
 SRGB = {"space": "srgb", "order": "rgb"}
-PATIENCE = 20.0
+PATIENCE = 40.0
 
 
 def until(check: Callable[[], Any], seconds: float = PATIENCE) -> Any:
