@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine import registry
 from engine.channel import Channel
 from engine.control import make_ladder
 from engine.emit import Emitter
 from engine.errors import OperatorError
-from engine.operator import Operator
+from engine.operator import Operator, Spec
 from engine.packet import Packet
 from engine.plan import PlanNode
 from engine.side import Side
@@ -49,9 +50,15 @@ def settle(node: NodeRun) -> None:
     node.port = edge.port if edge else ""
     alone = edge is not None and not node.sides and edge.slot is None and node.plan.batch == 1 and node.spec.inplace is None
     choosy = not node.spec.outputs and isinstance(node.operator, Operator) and type(node.operator).wanted is not Operator.wanted
-    node.choosy, node.simple = choosy, alone and not choosy and not node.dead and node.emit.simple(edge)
+    node.onlooker = _looks_on(node.spec) and not all(_looks_on(registry.find(n.op)) for n in node.session.plan.nodes if n.kind == "sink")
+    plain = alone and not choosy and not node.onlooker and not node.dead
+    node.choosy, node.simple = choosy, plain and node.emit.simple(edge)
     if node.ladder is None or not node.ladder.taken:
         node.ladder = make_ladder(node)
+
+
+def _looks_on(spec: Spec) -> bool:
+    return bool(getattr(spec.target, "onlooker", False))
 
 
 def rewire(node: NodeRun, plan: PlanNode, trigger: Channel | None, sides: list[Side], outs: list[Channel], since: int) -> None:

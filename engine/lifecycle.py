@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from engine.outlook import Asked, Outlook
@@ -23,6 +23,9 @@ class Operator:
     """
 
     site: Site
+    onlooker: ClassVar[bool] = False
+    """For sinks that only watch beside others (a preview, a meter): a frame that reached nobody else is not out, and ages are not taken
+    there. Where a graph has no other sink, it counts like any."""
 
     @classmethod
     def outlook(cls, asked: Asked) -> Outlook | None:

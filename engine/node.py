@@ -49,7 +49,7 @@ class NodeRun:
         self.ladder: Ladder | None = None
         self.epoch = self.version = 0
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
-        self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = False
+        self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = self.onlooker = False
         self.since = 0  # frames before this one belong to a wiring that is gone
         self.ripe = False  # the fast path is open again from the first frame of the new wiring on
         self.mark = NEVER  # the tap is told of the first frame from this one on
@@ -326,7 +326,7 @@ class NodeRun:
     def _send_results(self, work: Work) -> tuple[NodeRun, Packet] | None:
         self.errors_in_row = 0
         if not self.spec.outputs:
-            for head in work.heads:
+            for head in work.heads if not self.onlooker else ():
                 if head.frame is not None:
                     head.frame.sunk = work.stopped
                 self.session.sunk(self, head, work.stopped, work.given)

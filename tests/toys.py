@@ -528,6 +528,19 @@ class Heavy(Operator):
         return a
 
 
+@operator("toy.looks")
+class Looks(Operator):
+    """Watches beside other sinks."""
+
+    onlooker = True
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, a: Scalar) -> None:
+        self.seen.append(self.site.seq)
+
+
 @operator("toy.gallery")
 class Gallery(_Sink):
     """Keeps the number of every picture it gets."""

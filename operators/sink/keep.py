@@ -14,6 +14,8 @@ class Keep(Operator):
     every 2n-th from then on. So they are spread evenly whatever the length of the run. `kept` holds (seq, pts ns, JPEG bytes).
     """
 
+    onlooker = True
+
     def __init__(self, *, count: Annotated[int, Range(2, 512)] = 24, height: Annotated[int, Range(16, 1024)] = 160) -> None:
         self.count, self.height = count, height
         self.kept: list[tuple[int, int, bytes]] = []

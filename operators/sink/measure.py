@@ -11,6 +11,8 @@ class Measure(Operator):
     """Keep the numbers of every frame under this node's name: a Scalar as `value` (or `value 2`, `value 3` … where there are several), Data
     under its keys. What is no number is left out."""
 
+    onlooker = True
+
     def __init__(self) -> None:
         pass
 

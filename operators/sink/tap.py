@@ -144,6 +144,8 @@ class Tap(Operator):
     is the operator's own: `session.nodes["eye"].operator.mailbox`. Frames that come while nobody watches are dropped as `unwatched`.
     """
 
+    onlooker = True
+
     def __init__(self, *, box: str = "") -> None:
         self.mailbox = mailbox(box) if box else Mailbox()
         self._feeds = False

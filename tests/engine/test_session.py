@@ -675,3 +675,21 @@ def test_a_sink_that_nobody_watches_is_given_nothing(executor: str) -> None:
     alone.node("src", "toy.count", count=6)
     alone.node("shy", "toy.shy", a="src", watched=[1, 4])
     assert play(alone, executor=executor).summary().frames["drops"] == {"unwatched": 4}
+
+
+@BOTH
+def test_an_onlooker_makes_no_frame_count_as_out(executor: str) -> None:
+    """The sink takes every third frame and the onlooker all of them: three are out, and ages are those of the sink."""
+    g = offline()
+    g.node("src", "toy.count", count=9)
+    g.node("sink", "toy.collect", a={"from": "src", "every": 3})
+    g.node("look", "toy.looks", a="src")
+    session = play(g, executor=executor)
+    assert session.nodes["look"].operator.seen == list(range(9))
+    assert session.summary().frames["out"] == 3
+    assert len(session.ages) == 3
+    assert sum(session.summary().frames["drops"].values()) == 6
+    alone = offline()
+    alone.node("src", "toy.count", count=9)
+    alone.node("look", "toy.looks", a="src")
+    assert play(alone, executor=executor).summary().frames["out"] == 9  # with no other sink it is the sink
