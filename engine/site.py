@@ -31,6 +31,10 @@ def _at_eof() -> str:
     return "eof"
 
 
+def _ignorant() -> str:
+    return ""
+
+
 def _decide_now(node: str, what: str, make: Callable[[], Any]) -> Any:
     return make()
 
@@ -63,6 +67,7 @@ class Site:
     _output: Callable[[str], None] = _ignore
     _measure: Callable[[str, int, dict[str, float]], None] = _ignore
     _span: Callable[[int, int, str, int, int], None] = _ignore
+    _health: Callable[[], str] = _ignorant
     _outcome: Callable[[], str] = _at_eof
     _decide: Callable[[str, str, Callable[[], Any]], Any] = _decide_now
 
@@ -140,6 +145,11 @@ class Site:
     def event(self, what: str, **facts: Any) -> None:
         """Put an event with its facts into the trace and the run's log (plain values only)."""
         self._event(what, self.node, self.seq, **facts)
+
+    @property
+    def health(self) -> str:
+        """What the session says of itself: loading, online, degraded_input …; "" where an operator runs on its own."""
+        return self._health()
 
     def measure(self, **numbers: float) -> None:
         """Numbers about the frame in hand (executed steps, a score), kept for plots and the run's report; cheap enough for every frame."""

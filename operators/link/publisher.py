@@ -33,21 +33,6 @@ PEER_MS = 5_000
 
 _sharing = threading.Lock()
 _shared: dict[str, Publisher] = {}
-_state = ""
-
-
-def say_state(state: str) -> None:
-    """What every heartbeat of this process says of its graph from now on (wire.STATES); "" goes back to loading until the first frame, then
-    online."""
-    global _state
-    if state and state not in wire.STATES:
-        raise ValueError(f"{state!r} is none of {', '.join(wire.STATES)}")
-    _state = state
-
-
-def graph_state() -> str:
-    """What was said last."""
-    return _state
 
 
 def join(settings: Settings, name: str, *, silent: bool = False) -> Stream:
@@ -311,7 +296,7 @@ class Publisher:
                 if not stream.silent:
                     beat = wire.Beat(
                         stream=stream.name, run=stream.run, n=stream.count, sent=time.time_ns(), fps=round(stream.fps, 2),
-                        state=_state or stream.state,
+                        state=stream.said,
                     )  # fmt: skip
                     with suppress(self._again):
                         self._socket.send_multipart([stream.topic, wire.encode(beat)], self._quick)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bindings.python import wire
+
 if TYPE_CHECKING:
     from bindings.python.curve import Guard
     from engine.pool import Lease
@@ -58,6 +60,13 @@ class Stream:
     next_beat: float = 0.0
     silent: bool = False  # another protocol, which knows neither beats nor ends
     stopping: Callable[[], bool] = lambda: False  # asked while a lossless stream waits
+    health: Callable[[], str] = lambda: ""  # how the graph is
+
+    @property
+    def said(self) -> str:
+        """What a heartbeat says of the graph: its own word where the format knows it, else whether a frame has come yet."""
+        told = self.health()
+        return told if told in wire.STATES else self.state
 
     def publish(self, fields: Mapping[str, Any], parts: Sequence[Any], leases: tuple[Lease, ...] = ()) -> None:
         """Hand a frame over; `fields` are those of wire.Frame without stream, run, n and sent. Each lease is released when it has been sent."""

@@ -84,9 +84,9 @@ class Zmq(Operator):
         self.stream = join(Settings(self.url, self.hwm, guard, self.lossless), self.name, silent=self.imagezmq)
         self.stream.stopping = self._stopping
         # Looked up once: an import statement within a call costs a microsecond each time.
-        from operators.link import payloads, publisher
+        from operators.link import payloads
 
-        self._payloads, self._state = payloads, publisher.graph_state
+        self._payloads, self.stream.health = payloads, lambda: site.health
         self.endpoint = self.stream.publisher.endpoint
         site.output(f"{self.endpoint} ({self.name})")
         site.event("publishing", url=self.endpoint, stream=self.name, run=self.stream.run)
@@ -122,7 +122,7 @@ class Zmq(Operator):
         site, flags = self.site, KEY if key else 0
         if site.epoch != self._epoch:
             self._epoch, flags = site.epoch, flags | DISCONTINUITY
-        if self._state().startswith("degraded"):
+        if site.health.startswith("degraded"):
             flags |= DEGRADED
         born = time.time_ns() - (site.clock.now() - site.born)  # capture on the clock that machines share
         version = site.packet.version if site.packet else 0
