@@ -52,7 +52,9 @@ class Report(Attachment):
             # What is painted, before anything is set beside it, is what the skeleton fits.
             source = next((of for of in _outputs(graph, Image) if painted and of.split(".")[0] == painted[0].split(".")[0]), picture)
             image = Input("image", (Ref(*source.split(".", 1)),), policy="latest")
-            pose = Input("pose", (Ref(*poses[-1].split(".", 1)),), missing="skip")
+            # Live, the meter samples: the newest pose that is not after the picture is near enough.
+            live = {"policy": "latest"} if graph.clock == "live" else {"missing": "skip"}
+            pose = Input("pose", (Ref(*poses[-1].split(".", 1)),), **live)
             more += [
                 Node(METER, "metric.identity", {}, (image, pose), lane=LANE),
                 Node(f"{METER}_end", "sink.measure", {}, (Input("values", (Ref(METER, "parts"),), listed=True),), lane=LANE),

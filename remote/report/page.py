@@ -92,7 +92,8 @@ def _cards(told: Any) -> str:
     frames, lost = told.frames, sum(told.frames["drops"].values())
     rows = [
         (f"{told.fps:.2f}", "frames a second"), (str(frames["out"]), f"frames out of {frames['in']}"),
-        (str(lost), "dropped, by cause below"), (f"{told.age_ms['p50']:.0f} ms", "age, median"), (f"{told.age_ms['p95']:.0f} ms", "age, p95"), (f"{told.age_ms['p99']:.0f} ms", "age, p99"),
+        (str(lost), "dropped, by cause below"), (f"{told.age_ms['p50']:.0f} ms", "age, median"),
+        (f"{told.age_ms['p95']:.0f} ms", "age, p95"), (f"{told.age_ms['p99']:.0f} ms", "age, p99"),
     ]  # fmt: skip
     rows += [(f"{value:g}" if isinstance(value, (int, float)) else str(value), name) for name, value in told.knobs.items()]
     return '<div class="cards">' + "".join(f"<div class='card'><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in rows) + "</div>"

@@ -132,6 +132,14 @@ def test_a_run_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert str(path) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("graph", ["demo", "live_2060", "live_4080", "live_turbo", "live_lcm", "live_sdxl_turbo"])
+def test_shipped_graphs_compile_with_their_watchers(graph: str, tmp_path: Path) -> None:
+    from engine.cli.inspect import compiled
+
+    plan = compiled(graph, embedded=True, change=[Report(tmp_path / "report.html").graph])
+    assert {KEPT, METER} <= {node.name for node in plan.nodes}
+
+
 def test_a_run_that_fails_has_its_report_too(tmp_path: Path) -> None:
     graph = tmp_path / "g.toml"
     graph.write_text(
