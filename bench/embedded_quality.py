@@ -232,7 +232,7 @@ def flicker(model: Model, clips: int, frames: int) -> dict[str, dict[str, float]
 def identity(model: Model, clips: int, frames: int) -> dict[str, dict[str, float]]:
     """Prompts that fix only the shirt: spread over a clip of what they leave open (0..255), and how often its name changes."""
     out: dict[str, dict[str, float]] = {}
-    for name in ("fresh noise, 1 step", "fresh noise, 2 steps", "fixed noise, 2 steps", "carry 0.6, fresh noise"):
+    for name in ("fresh noise, 1 step", "fresh noise, 2 steps", "fixed noise, 2 steps", "carry 0.6, fresh noise", "carry 0.6, fixed noise"):
         rows: list[dict[str, float | None]] = []
         for c, drawn in enumerate(held_out(clips, SEED + 7000)):
             scene = replace(drawn, motion="dance", camera=Camera())

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Rtsp(Served):
     """Serve pictures (H, W, 3) as an H.264 stream that players open: rtsp://127.0.0.1:8554/live.
 
-    `url`: where to listen, rtsp://[USER:PASSWORD@]HOST:PORT/PATH; port 0 takes a free one, told in the event `listening`. With a user and a
-    password viewers have to log in (Digest). Beyond this machine (0.0.0.0) one of the two is needed: a password, or `insecure` = true.
+    `url`: where to listen, rtsp://HOST:PORT/PATH; port 0 takes a free one, told in the event `listening`. With a user and a password before
+    HOST, as usual in addresses, viewers have to log in (Digest). Beyond this machine (0.0.0.0) one of the two is needed: a password, or
+    `insecure` = true.
     RTSP is not encrypted. `encoder`, `quality`, `bitrate` (kbit/s): as in sink.video; a key frame comes every `key_every` seconds, and with
     every viewer that joins. `max_viewers`; `timeout`: s after which a viewer that says or reads nothing is left.
     `always_on`, `slate`, `slate_after`, `fps`: as in sink.video.

@@ -23,7 +23,7 @@ from engine.session import Session
 BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
 
 
-@operator("changetest.say")
+@operator("toy.tried_say")
 def say(a: Scalar, prompt: Prompt | None = None, *, prefix: str = "", loud: bool = False) -> Text:
     """What it is told to say."""
     return Text(f"{prompt.text}/{prompt.negative}/{prompt.blend}" if prompt else "nothing")
@@ -194,7 +194,7 @@ def talking(count: int = 6, **inputs: Any) -> GraphBuilder:
     g = GraphBuilder("test", clock="offline")
     g.node("src", "toy.count", count=count)
     g.node("x", "toy.add", a="src")
-    g.node("say", "changetest.say", a="x", **{"prompt": {"hold": {"text": "a dancer", "negative": "fog", "blend": 8}}, **inputs})
+    g.node("say", "toy.tried_say", a="x", **{"prompt": {"hold": {"text": "a dancer", "negative": "fog", "blend": 8}}, **inputs})
     g.node("sink", "toy.read", text="say")
     return g
 

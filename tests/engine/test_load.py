@@ -107,7 +107,7 @@ def test_every_field_of_a_graph_has_a_key_and_every_key_a_field() -> None:
     def known(section: tuple[keys.Key, ...], *without: str) -> set[str]:
         return {key.name for key in section} - set(without)
 
-    assert known(keys.GRAPH) == names(Graph, "nodes", "govern", "memory", "file", "places")
+    assert known(keys.GRAPH) == names(Graph, "nodes", "govern", "memory", "file", "files", "places")
     assert known(keys.NODE, "in") == names(Node, "name", "params", "inputs")
     assert known(keys.INPUT, "from") == names(Input, "port", "refs", "listed")
     assert known(keys.GOVERN, "knob") == names(Govern, "knobs")

@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
 LIVES: dict[str, list[tuple[str, str]]] = {}
 
 
-@operator("reloadtest.life")
+@operator("toy.tried_life")
 class Life(Operator):
     """a + the number of calls so far; notes where it lives."""
 
@@ -54,7 +54,7 @@ class Life(Operator):
         self.note("close")
 
 
-@operator("reloadtest.stuck")
+@operator("toy.tried_stuck")
 class Stuck(Operator):
     """Says nothing on its second frame until it is let go."""
 
@@ -88,7 +88,7 @@ def graph(count: int = 10**7, **settings: Any) -> GraphBuilder:
 def chain(count: int = 10**7, *, tag: str = "", amount: float = 0.0, extra: bool = False, sink: bool = True, **settings: Any) -> Plan:
     g = graph(count, **settings)
     g.node("x", "toy.add", a="src", amount=amount)
-    g.node("life", "reloadtest.life", a="x", lane="b", tag=tag)
+    g.node("life", "toy.tried_life", a="x", lane="b", tag=tag)
     if sink:
         g.node("sink", "toy.collect", a="life")
     if extra:
@@ -428,7 +428,7 @@ def test_a_slow_branch_does_not_hold_a_reload_up() -> None:
     def plan(*, end: bool) -> Plan:
         g = GraphBuilder("test", clock="live")
         g.node("src", "toy.count", count=10**7)
-        g.node("slow", "reloadtest.stuck", a="src", lane="slow")
+        g.node("slow", "toy.tried_stuck", a="src", lane="slow")
         g.node("x", "toy.add", a="src", b={"from": "slow", "hold": 0.0})
         g.node("sink", "toy.collect", a="x")
         if end:
@@ -503,7 +503,7 @@ def test_many_swaps_while_frames_fly(clock: str) -> None:
 
 
 def test_a_reload_that_a_stop_overtakes_leaves_nothing() -> None:
-    @operator("reloadtest.opens_slowly")
+    @operator("toy.tried_opens_slowly")
     class Slowly(Operator):
         def __init__(self) -> None: ...
 
@@ -518,7 +518,7 @@ def test_a_reload_that_a_stop_overtakes_leaves_nothing() -> None:
     g = graph()
     g.node("sink", "toy.collect", a="src")
     first = compile(g.build())
-    g.node("end", "reloadtest.opens_slowly", a="src")
+    g.node("end", "toy.tried_opens_slowly", a="src")
     before = set(threading.enumerate())
     session = Session(first, executor="threaded")
     receipts: list[Receipt] = []

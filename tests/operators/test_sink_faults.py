@@ -166,6 +166,7 @@ def test_the_child_goes_with_its_parent(receive: Callable[..., Receiver]) -> Non
     program = """
 import sys
 from engine.clock import RealClock
+from engine.payload import Image
 from engine.testing import Bench
 import multiprocessing, numpy, os
 if __name__ == "__main__":
