@@ -37,14 +37,14 @@ class Settings:
     unet_steps: int = 3200
     unet_batch: int = 16
     unet_lr: float = 1.5e-3
-    unet256_steps: int = 3900
+    unet256_steps: int = 12000
     unet256_batch: int = 8
     unet256_lr: float = 2e-3
     compile: bool = False
     # captioner
     caption_size: int = 128
     caption_widths: tuple[int, ...] = (32, 48, 72, 104)
-    captioner_steps: int = 2600
+    captioner_steps: int = 14000
     captioner_batch: int = 32
     pool: int = 1200  # scenes kept in memory; each step replaces a few
 
