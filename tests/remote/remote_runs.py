@@ -43,7 +43,7 @@ in.a = "more"
 """
 
 
-@operator("toy.prompted")
+@operator("toy.tells")
 def prompted(a: Scalar, prompt: Prompt | None = None) -> Text:
     """What the prompt says, and over how many frames it should be blended in."""
     return Text(f"{prompt.text}|{prompt.blend}" if prompt else "")

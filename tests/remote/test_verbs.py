@@ -223,7 +223,7 @@ def test_a_storm_from_many_threads_is_answered_once_each_and_in_order(live):
 
 PROMPTED = """
 [node.words]
-op = "toy.prompted"
+op = "toy.tells"
 in.a = "source"
 in.prompt = { hold = "a woman in a red coat, long blond hair, at sunset" }
 [node.heard]
