@@ -186,6 +186,7 @@ MODES: dict[str, dict[str, Any]] = {
     "fresh noise, 1 step": {"fresh": True}, "fresh noise, 2 steps": {"fresh": True, "steps": 2}, "fixed noise, 1 step": {},
     "fixed noise, 2 steps": {"steps": 2}, "carry 0.6, fresh noise": {"fresh": True, "strength": 0.6},
     "carry 0.6, fixed noise": {"strength": 0.6}, "carry 0.4, fresh noise": {"fresh": True, "strength": 0.4},
+    "carry 0.4, fixed noise": {"strength": 0.4}, "carry 0.25, fixed noise": {"strength": 0.25},
 }  # fmt: skip
 
 
