@@ -29,7 +29,7 @@ KEY, DISCONTINUITY, DEGRADED = 1, 2, 4  # as in bindings.python.wire, which need
 class Zmq(Operator):
     """Publish frames of any kind over ZeroMQ: pictures, mattes, latents, poses, prompts, numbers, texts, named values.
 
-    `url`: where to listen, such as "tcp://127.0.0.1:5555" or "ipc:///tmp/live"; several sinks may share one. `stream`: its name there.
+    `url`: where to listen, such as "tcp://127.0.0.1:5555" or "ipc://live.sock"; several sinks may share one. `stream`: its name there.
     `encoding` of pictures: "raw", "jpeg", "png", "h264", or "shm" (shared memory, for large frames on the same machine: subscribers on other
     machines cannot read it). Mattes are raw, PNG or shm, latents raw or shm, everything else MessagePack. `quality`: of jpeg and h264.
     `keep`: publish a raw picture in the format it comes in (a float tensor as floats); else it becomes 8-bit RGB.
