@@ -5,7 +5,7 @@ A file that does not compile changes nothing and says why; `[param]`, includes, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.cli import report
@@ -35,9 +35,11 @@ class Reload(Attachment):
             _say(session, self._told.pop(0))
         if self.watch is None or not (changed := self.watch.changed()):
             return
+        from remote.reload import planned
+
         names = ", ".join(file.name for file in changed)
         try:
-            plan = (self.compiled or (lambda: compiled_as_run(session)))()
+            plan = self.compiled() if self.compiled is not None else planned(session)
             self.watch.follow(files_of(plan))
             receipt = session.reload(plan, by="file")
         except EngineError as error:
@@ -52,15 +54,6 @@ class Reload(Attachment):
             self._told.append(f"the graph as it is now cannot run, and nothing was changed: {receipt.reason}")
         elif receipt.diff:
             self._told.append(f"changed at frame {receipt.applied_at}:\n{_indented(receipt.diff)}")
-
-
-def compiled_as_run(session: Session) -> Plan:
-    """The plan that the command line would start with now. `session` is one that `engine run` made."""
-    from engine.cli.inspect import compiled
-
-    options: Any = session.options  # type: ignore[attr-defined]
-    change: Sequence[Any] = [attachment.graph for attachment in options.attachments]
-    return compiled(options.graph, options.sets, options.params, embedded=session.plan.embedded, change=change)
 
 
 def files_of(plan: Plan) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import MediaError
+from operators.media.listen import listening
 from operators.rtsp.auth import Guard
 from operators.rtsp.server import Rules, Server
 from operators.sink.child import Tell
@@ -52,13 +52,7 @@ class RtspOutput:
         self._loop = asyncio.new_event_loop()
         guard = Guard(settings.user, settings.password) if settings.user else None
         self.server = Server(Rules(settings.path, guard=guard, max_viewers=settings.max_viewers, timeout=settings.timeout), self._demand)
-        try:
-            port = self._loop.run_until_complete(self.server.listen(settings.host, settings.port))
-        except OSError as error:
-            self._loop.close()
-            why = error.strerror or str(error)
-            fix = "another program listens there: choose another port, or 0 for any"
-            raise MediaError(f"cannot listen on {settings.host}:{settings.port}: {why}", fix=fix) from error
+        port = listening(self._loop, self.server.listen(settings.host, settings.port), settings.host, settings.port)
         self.facts: dict[str, Any] = {"port": port, "viewers": 0, "served": 0, "stands": True}
         self._thread = threading.Thread(target=self._loop.run_forever, name="rtsp", daemon=True)
         self._thread.start()

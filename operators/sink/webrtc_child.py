@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import MediaError
+from operators.media.listen import listening
 from operators.sink.child import Tell
 from operators.sink.encoder import Encoder, Unit
 from operators.sink.writer import Target
@@ -52,13 +52,7 @@ class WhepOutput:
         self._loop = asyncio.new_event_loop()
         self.peers = Peers(settings.stun, settings.max_viewers, self._changed)
         self.endpoint = Endpoint(settings.where, self._post, self.peers.leave)
-        try:
-            port = self._loop.run_until_complete(self.endpoint.listen())
-        except OSError as error:
-            self._loop.close()
-            why = error.strerror or str(error)
-            fix = "another program listens there: choose another port, or 0 for any"
-            raise MediaError(f"cannot listen on {settings.where.host}:{settings.where.port}: {why}", fix=fix) from error
+        port = listening(self._loop, self.endpoint.listen(), settings.where.host, settings.where.port)
         self.facts: dict[str, Any] = {"port": port, "viewers": 0, "served": 0, "stands": True}
         self._thread = threading.Thread(target=self._loop.run_forever, name="webrtc", daemon=True)
         self._thread.start()

@@ -304,7 +304,7 @@ def test_what_others_can_reach_needs_keys_or_to_be_asked_for(endpoint, keys):
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("5570", "tcp://127.0.0.1:5570"), ("127.0.0.1:1", "tcp://127.0.0.1:1"), ("ipc:///tmp/x", "ipc:///tmp/x"), ("tcp://localhost:2", "tcp://localhost:2")],
+    [("5570", "tcp://127.0.0.1:5570"), ("127.0.0.1:1", "tcp://127.0.0.1:1"), ("ipc://x.sock", "ipc://x.sock"), ("tcp://localhost:2", "tcp://localhost:2")],
 )
 def test_endpoints(written, meant):
     assert check_endpoint(written) == meant
