@@ -1,0 +1,162 @@
+"""How diffusion.stream paints one frame: what is said, where the frame starts, the denoising, and what is done where a result is not finite.
+
+The frame's half of the operator, apart from its parameters and its life. Invariant: nothing here outlives a frame but what `Stream.reset`
+clears. It knows loaded modules and one frame's inputs, not files, ports or graphs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import RunError
+from engine.operator import Operator
+from engine.payload import Image, Latent, Prompt
+
+if TYPE_CHECKING:
+    import torch
+
+    from operators.diffusion.models import Models
+
+EMBEDDED_STEPS = 2  # more cost time and likeness: bench/embedded_quality has one, two and four
+
+
+class Painter(Operator):
+    """What a frame does with the parameters of diffusion.stream (see there) and the parts that `open` made."""
+
+    models: Models | None
+    steps: int | None
+    size: int
+    strength: float
+    carry_mix: float
+    fresh_noise: float
+    guidance_scale: float | None
+    scene_cut: float
+    prompt: str
+    negative: str
+    blend: int
+    micro: Any
+    loras: list[Any]
+    lora_weights: list[float] | None
+    _output: tuple[int, int]
+    _age: int
+    _cut_at: tuple[int, int]
+    _told_fused: bool
+    _cues: Any
+    _conditioning: Any
+    _controls: Any
+    _guide: Any
+    _image: Any
+    _loop: Any
+    _loras: Any
+    _noise: Any
+    _outlet: Any
+
+    def _said(self, prompt: Prompt | None) -> tuple[str, str, int]:
+        """Text, negative text and blend: of the port, else of the schedule, else of the parameters."""
+        if prompt:
+            return prompt.text, prompt.negative or self.negative, prompt.blend
+        cue = self._cues.at(self.site.seq, self.site.pts) if self._cues.points else None
+        return (cue.text, cue.negative or self.negative, cue.blend) if cue else (self.prompt, self.negative, self.blend)
+
+    def _paint(
+        self, rows: Any, source: torch.Tensor | None, size: tuple[int, int], cond: torch.Tensor, controls: list[Any],
+        added: dict[str, torch.Tensor] | None,
+    ) -> tuple[Image, torch.Tensor]:  # fmt: skip
+        """Denoise and decode; once more from noise alone where the result is not finite."""
+        from operators.diffusion.schedule import executed
+
+        models = self.models
+        assert models is not None
+        while True:
+            run = rows.n if source is None else executed(rows.n, self.strength)
+            if run:
+                noise, extra = self._draw(rows, models, size), self._guide.input(self.guidance_scale)
+                with self.site.span("denoise"), models.use(*(c.net.module for c in controls)):
+                    latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, extra, self.site.check, added)
+            else:
+                latent = source
+            with self.site.span("decode"):
+                picture = self._outlet.emit(models.decode(latent), latent, self._output, self.site)
+            if picture is not None:
+                self.site.measure(executed=run, strength=float(self.strength), size=size[0])
+                return picture, latent
+            self._loop.clear()
+            self.site.event("not_finite", started="from noise" if source is None else "from the source", executed=run)
+            if source is None:
+                raise RunError(
+                    f"the picture is not finite after {run} steps from noise in {str(models.dtype).removeprefix('torch.')}",
+                    fix='try dtype = "fp32", or another vae: some full decoders overflow in half precision',
+                )
+            source = None
+
+    def _working(self, models: Models) -> tuple[int, int]:
+        """Height and width worked at: the output's proportions with `size` as the short side, in multiples of the model's grain."""
+        short, grain = min(self._output), models.grain
+        side = min(self.size, short, models.native if self.site.embedded else short)
+        height, width = (max(grain, round(edge * side / short / grain) * grain) for edge in self._output)
+        return height, width
+
+    def _table(self) -> tuple[Any, bool]:
+        """Rows for the present steps and guidance, and whether a step takes two passes."""
+        models = self.models
+        assert models is not None
+        steps = self.steps or models.recipe.steps
+        if self.site.embedded:
+            return self._guide.rows(min(steps, EMBEDDED_STEPS), self.guidance_scale, plain=True)
+        return self._guide.rows(steps, self.guidance_scale)
+
+    def _sizes(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """SDXL's size conditioning: original, crop, target, height first."""
+        micro = self.micro
+        return (*micro.get("original", size), *micro.get("crop", (0, 0)), *micro.get("target", size))
+
+    def _blend_loras(self) -> None:
+        """Merge LoRAs anew where their weights were moved."""
+        loras, said = self._loras, self.lora_weights
+        weights = [said[n] if said and n < len(said) else float(wish.get("weight", 1.0)) for n, wish in enumerate(self.loras)]
+        text = loras.set(weights)
+        if text is None and loras.fused and tuple(weights) != loras.weights and not self._told_fused:
+            self._told_fused = True
+            self.site.event("loras_fused", asked=weights, stays=list(loras.weights), why="fuse_loras let go of the weights without them")
+        if text is None:
+            return
+        if text:
+            self._conditioning.forget()
+        if self._loop.reuse is not None:
+            self._loop.reuse.forget()
+
+    def _cut(self, change: float | None) -> bool:
+        here = (self.site.epoch, self.site.seq)
+        if here == self._cut_at:
+            return True  # the same frame, tried again
+        if not self.scene_cut or change is None or change <= self.scene_cut or not self._age:
+            return False
+        self._cut_at = here
+        self.site.event("scene_cut", change=round(change, 4))
+        self.site.request_reset("scene cut")
+        return True
+
+    def _source(self, carry: Latent | None, image: Image | None, size: tuple[int, int]) -> torch.Tensor | None:
+        """The clean latent that the frame starts from, (1, C, h, w) float32, or None."""
+        import torch
+
+        models = self.models
+        assert models is not None
+        if self.strength >= 1:
+            return None
+        mix = self.carry_mix if carry is not None and image is not None else float(carry is not None)
+        carried = encoded = None
+        if carry is not None and mix > 0:
+            carried = torch.as_tensor(carry.data).to(models.device, torch.float32)
+            cells = (size[0] // models.fold, size[1] // models.fold)
+            if tuple(carried.shape[2:]) != cells:
+                carried = torch.nn.functional.interpolate(carried, cells, mode="bilinear", antialias=True)
+        if image is not None and mix < 1:
+            encoded = models.encode(self._image.tensor)  # type: ignore[arg-type]
+        if carried is None or encoded is None:
+            return carried if encoded is None else encoded
+        return torch.lerp(encoded, carried, mix)
+
+    def _draw(self, rows: Any, models: Models, size: tuple[int, int]) -> torch.Tensor:
+        shape = (1 + (rows.n if rows.noisy else 0), models.channels, size[0] // models.fold, size[1] // models.fold)
+        return self._noise(self.site.key(), self.site.key(-1), self.fresh_noise, shape)
