@@ -8,24 +8,16 @@ It knows latents and conditioning, not frames, prompts or pictures.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from operators.diffusion.models import Models, Net
+from operators.diffusion.models import Models
+from operators.diffusion.passes import Control as Control  # where everybody looks for it
+from operators.diffusion.passes import Passes, Told
 from operators.diffusion.reuse import Reuse
 from operators.diffusion.schedule import LAST, SOURCE, WITH, WITHOUT, Rows, X
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(slots=True)
-class Control:
-    """One ControlNet's part in a frame: the embedded condition (1, C, h, w) and the strength as a 0-d tensor on the device."""
-
-    net: Net
-    feature: torch.Tensor
-    scale: torch.Tensor
 
 
 class Basis:
@@ -53,7 +45,7 @@ class Loop:
     """Runs rows over one set of modules."""
 
     def __init__(self, models: Models, reuse: Reuse | None) -> None:
-        self.models, self.reuse = models, reuse
+        self.models, self.reuse, self.passes = models, reuse, Passes(models, reuse)
         self.bases: dict[tuple[int, ...], Basis] = {}
 
     def basis(self, passes: int, shape: tuple[int, int, int]) -> Basis:
@@ -98,14 +90,14 @@ class Loop:
             if rows.residual:
                 for each in basis.source:
                     each.copy_(source)
-        steps = rows.n - begin
+        told, steps = Told(cond, extra, added), rows.n - begin
         for k in range(steps):
             check()
             i = begin + k
             given = basis.input.copy_(basis.latent[now])
             if rows.scaled:
                 given.mul_(rows.scale[i])
-            basis.answer[now].copy_(self._predict(given, rows.t[i], cond, controls, extra, added, k, steps))
+            basis.answer[now].copy_(self._predict(given, rows.t[i], told, controls, k, steps))
             if rows.draws[i]:
                 basis.noise[now].copy_(noise[1 + i])
             matrix = rows.later[i] if k else rows.first[i]
@@ -118,27 +110,8 @@ class Loop:
             basis.clear()
 
     def _predict(
-        self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, controls: Sequence[Control], extra: torch.Tensor | None,
-        added: dict[str, torch.Tensor] | None, k: int, steps: int,
+        self, given: torch.Tensor, t: torch.Tensor, told: Told, controls: Sequence[Control], k: int, steps: int
     ) -> torch.Tensor:  # fmt: skip
         if self.reuse is not None and not self.reuse.due(k):
-            return self.reuse.shallow(given, t, cond, extra, added)
-        down: list[torch.Tensor] | None = None
-        middle: torch.Tensor | None = None
-        for control in controls:
-            if not control.net.active(k, steps):
-                continue
-            parts, centre = control.net.module(
-                given, t, cond, control.feature, conditioning_scale=control.scale, added_cond_kwargs=added, return_dict=False
-            )
-            if down is None:
-                down, middle = list(parts), centre
-            else:
-                down, middle = [a.add_(b) for a, b in zip(down, parts, strict=True)], middle.add_(centre)  # type: ignore[union-attr]
-        if self.reuse is not None:
-            return self.reuse.full(given, t, cond, extra, down, middle, added)
-        answer: torch.Tensor = self.models.unet(
-            given, t, cond, timestep_cond=extra, added_cond_kwargs=added, down_block_additional_residuals=down,
-            mid_block_additional_residual=middle, return_dict=False,
-        )[0]  # fmt: skip
-        return answer
+            return self.passes.short(given, t, told)
+        return self.passes.full(given, t, told, [control for control in controls if control.net.active(k, steps)])

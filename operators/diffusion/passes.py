@@ -1,0 +1,75 @@
+"""The two ways in which a step asks the model: a full pass (ControlNets, then the UNet) and a short one (shallow layers on kept features).
+
+A pass is a plain function of tensors: what it reads and what it leaves for later passes are tensors in fixed places, so that whoever calls it
+may run it as it is or record it once and replay it. Which pass a step takes is decided by others (reuse.py, loop.py).
+Invariant: a pass reads no value on the host and branches on nothing but its arguments and what `facts` says.
+It knows modules, not steps, samplers or frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from operators.diffusion.models import Models, Net
+from operators.diffusion.reuse import Reuse
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True)
+class Control:
+    """One ControlNet's part in a frame: the embedded condition (1, C, h, w) and the strength as a 0-d tensor on the device."""
+
+    net: Net
+    feature: torch.Tensor
+    scale: torch.Tensor
+
+
+@dataclass(slots=True, eq=False)
+class Told:
+    """What every pass of a frame is told beside the latent: the text (rows, tokens, width), the embedded guidance scale of a distilled model
+    or None, and what models with pooled text add to the time (SDXL) or None."""
+
+    text: torch.Tensor
+    extra: torch.Tensor | None = None
+    added: dict[str, torch.Tensor] | None = None
+
+
+class Passes:
+    """Full and short passes over one set of modules.
+
+    `facts`: whoever makes a pass take another course by other means than its arguments (adapters that rest, caches that fill) adds a function
+    whose answer changes with that course; it belongs to the name of a recorded pass.
+    """
+
+    def __init__(self, models: Models, reuse: Reuse | None) -> None:
+        self.models, self.reuse = models, reuse
+        self.facts: list[Callable[[], Hashable]] = []
+
+    def full(self, given: torch.Tensor, t: torch.Tensor, told: Told, controls: Sequence[Control]) -> torch.Tensor:
+        """The model's output for `given` (rows, C, h, w) at timestep `t` (1,), with the `controls` that work in this step."""
+        down: list[torch.Tensor] | None = None
+        middle: torch.Tensor | None = None
+        for control in controls:
+            parts, centre = control.net.module(
+                given, t, told.text, control.feature, conditioning_scale=control.scale, added_cond_kwargs=told.added, return_dict=False
+            )
+            if down is None:
+                down, middle = list(parts), centre
+            else:
+                down, middle = [a.add_(b) for a, b in zip(down, parts, strict=True)], middle.add_(centre)  # type: ignore[union-attr]
+        if self.reuse is not None:
+            return self.reuse.full(given, t, told.text, told.extra, down, middle, told.added)
+        answer: torch.Tensor = self.models.unet(
+            given, t, told.text, timestep_cond=told.extra, added_cond_kwargs=told.added, down_block_additional_residuals=down,
+            mid_block_additional_residual=middle, return_dict=False,
+        )[0]  # fmt: skip
+        return answer
+
+    def short(self, given: torch.Tensor, t: torch.Tensor, told: Told) -> torch.Tensor:
+        """The same from shallow layers alone, on what the last full pass kept."""
+        assert self.reuse is not None
+        return self.reuse.shallow(given, t, told.text, told.extra, told.added)
