@@ -1,8 +1,8 @@
 """The governor against synthetic load: settling time, overshoot, oscillation, missed deadlines and quality, beside fixed settings.
 
-    python -m bench.govern_sim                                        # a table
-    python -m bench.govern_sim --json bench/results/govern_sim.json   # and the numbers
-    python -m bench.govern_sim --plot sim.png                         # load and quality over time (needs matplotlib)
+    python bench/govern_sim.py                                        # a table
+    python bench/govern_sim.py --json bench/results/govern_sim.json   # and the numbers
+    python bench/govern_sim.py --plot sim.png                         # load and quality over time (needs matplotlib)
 
 The plant is one lane behind a live gate: a source at the target rate, `in_flight` credits, the newest frame waiting in one slot. A frame's
 busy time is (a + b * steps * (size / 512)^2) * load(t) * noise. A frame is missed when it is refused at the gate or comes out later than its
@@ -18,10 +18,15 @@ import json
 import math
 import random
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.common import arguments, machine
 from engine.govern import Rules, State, Window, govern
 from engine.graph import Govern, KnobRule
 from engine.summary import percentile
@@ -304,8 +309,6 @@ def _plot(path: str, seed: int) -> None:
 
 
 def main() -> None:
-    from bench.common import arguments, machine
-
     args = arguments(__doc__ or "", plot="")
     results = simulate(min(args.rounds, 3))
     print(_table(results))
