@@ -138,12 +138,26 @@ class Changes:
         self.add(receipt)
         return receipt
 
+    def release(self, paths: Iterable[str], by: str) -> Receipt:
+        """Give knobs back to the governor. Raises ParamError for what is no knob of the graph."""
+        knobs = [rule.set for rule in self.session.plan.govern.knobs]
+        asked = list(paths) or knobs
+        problems = {path: "is no knob of the governor; " + registry.suggest(path, knobs) for path in asked if path not in knobs}
+        if problems:
+            raise ParamError(problems)
+        receipt = Receipt("release", {"paths": asked}, by)
+        with self.lock:
+            self.session.governing.release(receipt)
+            self._accept(receipt, {})
+        return receipt
+
     def add(self, receipt: Receipt) -> None:
         """Let `receipt` be applied with the next frame admitted."""
         with self.lock:
             self._accept(receipt, {})
 
     def _accept(self, receipt: Receipt, what: dict[Path, Any] | Ramp) -> None:
+        self.session.governing.hold(receipt)
         for (name, key), value in (what.targets if isinstance(what, Ramp) else what).items():
             self.wanted.setdefault(name, {})[key] = value
         if self._ended:
@@ -209,15 +223,20 @@ class Changes:
             return self._unsettable(run, port)
         if param is None:
             return f"{run.plan.op} has no parameter {rest!r}; " + registry.suggest(rest, [p.name for p in run.spec.params] + list(inputs))
-        return (rest, None) if param.live else "is fixed at open"
+        if not param.live:
+            return "is fixed at open"
+        fed = any(edge.feeds == "param" for edge in run.inputs.edges(rest))
+        return self._unsettable(run, rest) if fed else (rest, None)
 
     @staticmethod
     def _unsettable(run: NodeRun, port: str) -> str:
-        sources = [side.edge for side in run.inputs.wired(port)]
-        sources += [run.trigger.edge] if run.trigger is not None and run.trigger.edge.port == port else []
-        if not sources:
+        edge = next(iter(run.inputs.edges(port)), None)
+        if edge is None:
             return f"{run.plan.op} has no input {port!r} that could be set"
-        return f"comes from {sources[0].source}.{sources[0].output} with every frame; give it a hold in the graph to set it"
+        source = f"{edge.source}.{edge.output}"
+        if edge.feeds == "param":
+            return f"is fed by {source} with every frame, which would overwrite it; take that edge out of the graph to set it"
+        return f"comes from {source} with every frame; give it a hold in the graph to set it"
 
     def _input(self, run: NodeRun, key: str, port: Port | None, value: Any) -> Any:
         """The value of an input as its payload; of one that feeds a parameter, as that parameter takes it. Raises ValueError."""
@@ -395,6 +414,3 @@ def by_node(change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         name, _, param = key.partition(".")
         found.setdefault(name, {})[param] = value
     return found
-
-
-

@@ -270,6 +270,8 @@ class _Compiler:
             elif param is None or not param.knob:
                 knobs = [p.name for p in spec.params if p.knob]
                 self.say(path, f"{spec.name} has no knob {key!r}", fix=registry.suggest(key, knobs))
+            elif any(given.port == key for given in self.nodes[name].inputs if spec.port(given.port) is None):
+                self.say(path, f"{rule.set} is fed by an edge, and the governor would fight with it", fix="leave the edge out, or the knob")
             else:
                 for value in [*(rule.range or ()), *rule.choices]:
                     self._validate(spec, {**self.params[name], key: value}, f"node.{name}", set())

@@ -1,13 +1,17 @@
 """Feeds the governor with measurements and carries out what it decides.
 
 Every few frames: busy time per frame of the busiest lane, ages, free device memory and the operators' signals become a Window; the decision's
-settings go through `Session.set` like anybody else's change, and its causes into the log. The ladders of nodes that ran out of memory are
-climbed here when it has been quiet.
+settings go through `Session.set` like anybody else's change, and its causes into the log. A knob that somebody else sets is held: the governor
+leaves it where it was put, and moves the others, until it is released. The ladders of nodes that ran out of memory are climbed here when it
+has been quiet.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import deque
+from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.govern import Follow, Rules, State, Window, govern
@@ -16,23 +20,27 @@ from engine.summary import percentile
 
 if TYPE_CHECKING:
     from engine.node import NodeRun
+    from engine.receipt import Receipt
     from engine.session import Session
 
+OWN = ("governor", "ladder")  # whose changes hold no knob
 EVERY = 4  # frames out between two decisions
 WINDOW = 64  # frames looked at, at most
 QUIET_S = 20.0  # without an out-of-memory error before a rung is given back
 
 
 class Governing:
-    """The governor of one session; `tick` is called from the executor's own thread, often."""
+    """The governor of one session; `tick` is called from the executor's own thread, often. `held`: knobs that it leaves alone."""
 
-    def __init__(self, session: Session, *, enabled: bool) -> None:
+    def __init__(self, session: Session, *, enabled: bool, held: Collection[str] = ()) -> None:
         self.session = session
-        self.rules = rules_of(session)
         orders = session.plan.govern
+        self.held = frozenset(held) & {rule.set for rule in orders.knobs}
+        self.rules, self._free = rules_of(session), rules_of(session, self.held)  # all knobs, for the ladders; those it may move
         self.wanted = enabled  # whatever the orders say
         self.enabled = enabled and orders.enabled and session.plan.live and bool(orders.knobs)
-        self.state = State.start(self.rules)
+        self.state = State.start(self._free)
+        self._causes: deque[str] = deque()
         self._governed = {rule.set.partition(".")[0] for rule in orders.knobs}
         self.period_ms = 1000 / orders.target_fps if orders.target_fps else None
         self._out = 0
@@ -46,19 +54,42 @@ class Governing:
             return
         self._out = session.frames_out
         self._climb()
+        while self._causes:
+            session.event("govern", "", -1, cause=self._causes.popleft(), settings={})
         if not self.enabled:
             return
         window = self._window()
         if window is None:
             return
-        decision = govern(window, self.state, self.rules)
-        self.state = decision.state
-        if decision.settings:
-            session.set(decision.settings, by="governor")
+        with session.changing.lock:  # nobody takes a knob into his own hands between the decision and its landing
+            decision = govern(window, self.state, self._free)
+            self.state = decision.state
+            if decision.settings:
+                session.set(decision.settings, by="governor")
         for cause in decision.causes:
             session.event("govern", "", -1, cause=cause, settings=dict(decision.settings))
         if decision.moved:
             self._forget()
+
+    def hold(self, receipt: Receipt) -> None:
+        """A change was accepted: knobs that somebody else set by it are left alone from now on. Under the lock of the changes."""
+        if self.enabled and receipt.what in ("set", "ramp") and receipt.by not in OWN:
+            self._hold(self.held | ({rule.set for rule in self.session.plan.govern.knobs} & receipt.changes.keys()), "held where it was set")
+
+    def release(self, receipt: Receipt) -> None:
+        """The governor may move the knobs of `receipt` again, from where they are. Under the lock of the changes."""
+        self._hold(self.held - set(receipt.changes["paths"]), "given back to the governor")
+
+    def _hold(self, held: frozenset[str], what: str) -> None:
+        if held == self.held:
+            return
+        self._causes.extend(f"{path} is {what}" for path in sorted(held ^ self.held))
+        before = dict(zip((scale.set for scale in self._free.scales), self.state.slopes, strict=True))
+        self.held, self._free = held, rules_of(self.session, held)
+        self.state = State.start(self._free)
+        slopes = tuple(before.get(scale.set, scale.slope) for scale in self._free.scales)  # what was learnt stays
+        self.state = replace(self.state, slopes=slopes)
+        self._forget()
 
     def _window(self) -> Window | None:
         session = self.session
@@ -110,20 +141,23 @@ class Governing:
                 continue
             rung = node.ladder.climb(session.clock.now(), QUIET_S)
             if rung is not None:
-                if rung.settings and not self.enabled:
-                    session.set({f"{node.name}.{k}": v for k, v in rung.settings.items()}, by="ladder")
+                settings = {f"{node.name}.{k}": v for k, v in rung.settings.items()}
+                back = {path: v for path, v in settings.items() if not self.enabled or path in self.held}
+                if back:
+                    session.set(back, by="ladder")
                 session.event("memory", node.name, -1, rung=f"back from {rung.name}", settings=dict(rung.settings), cause=rung.cause)
 
 
-def rules_of(session: Session) -> Rules:
-    """The governor's rules for a plan, with the signals that its knobs follow."""
-    initial = {rule.set: _value(session, rule.set) for rule in session.plan.govern.knobs}
+def rules_of(session: Session, held: Collection[str] = ()) -> Rules:
+    """The governor's rules for a plan without the knobs that are held, with the signals that the others follow."""
+    knobs = tuple(rule for rule in session.plan.govern.knobs if rule.set not in held)
+    initial = {rule.set: _value(session, rule.set) for rule in knobs}
     follows = []
-    for rule in session.plan.govern.knobs:
+    for rule in knobs:
         if rule.follow is not None:
             best, worst = (rule.range[1], rule.range[0]) if rule.range else (rule.choices[0], rule.choices[-1])
             follows.append(Follow(rule.set, rule.follow, (best, worst)))  # steady (1) needs less than erratic (0)
-    return Rules.of(session.plan.govern, initial, follows)
+    return Rules.of(replace(session.plan.govern, knobs=knobs), initial, follows)
 
 
 def make_ladder(node: NodeRun) -> Ladder | None:
@@ -139,7 +173,8 @@ def make_ladder(node: NodeRun) -> Ladder | None:
 
 def _value(session: Session, path: str) -> Any:
     name, _, param = path.partition(".")
-    return session.nodes[name].params.get(param) if name in session.nodes else None
+    wanted = session.changing.wanted.get(name, {})  # with what was accepted and has not landed
+    return wanted.get(param, session.nodes[name].params.get(param)) if name in session.nodes else None
 
 
 def _vram_free_mb() -> float | None:

@@ -53,7 +53,8 @@ def describe(session: Session) -> dict[str, Any]:
             for e in plan.edges if e.role != "constant"
         ],
         "knobs": [
-            {"path": k.set, "range": list(k.range) if k.range else None, "choices": plain(list(k.choices)) or None, "follow": k.follow}
+            {"path": k.set, "range": list(k.range) if k.range else None, "choices": plain(list(k.choices)) or None, "follow": k.follow,
+             "held": k.set in session.governing.held}
             for k in plan.govern.knobs
         ],
         "streams": [

@@ -30,6 +30,11 @@ class Inputs:
         """The readers of a port, or of a fed parameter, besides the trigger."""
         return [side for side in self.node.sides if side.edge.port == port]
 
+    def edges(self, port: str) -> list[Edge]:
+        """What feeds a port or a parameter, the trigger among them."""
+        trigger = [self.node.trigger.edge] if self.node.trigger is not None else []
+        return [edge for edge in (*trigger, *(side.edge for side in self.node.sides)) if edge.port == port]
+
     def settable(self) -> dict[str, tuple[bool, Port | None]]:
         """The inputs whose written value can be set: name to (whether an edge or a constant is there, the port, None for a fed parameter).
 

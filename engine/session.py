@@ -192,6 +192,10 @@ class Session:
         """Start a new epoch at the next frame admitted: carries, holds and operators forget what came before."""
         return self.changing.reset(reason)
 
+    def release(self, paths: Iterable[str] = (), *, by: str = "") -> Receipt:
+        """Let the governor move knobs again that somebody has set (of `paths`; none named: all of them). Raises ParamError."""
+        return self.changing.release(paths, by)
+
     def pause(self, *, by: str = "") -> Receipt:
         """Admit no frame from here on; what is under way is finished. Applied at once: `applied_at` is the first frame that does not go in.
 

@@ -316,16 +316,16 @@ class Swap:
 
     def _finish(self, nodes: dict[str, NodeRun], wires: dict[int, Channel | None], cut: bool) -> None:
         session, changing = self.session, self.session.changing
-        if self.plan.govern != self.old.govern:
-            session.governing = Governing(session, enabled=session.governing.wanted)
-        else:
-            session.governing.rest()
         for name, run in self.fresh.items():
             run.version, run.epoch = session.version, session.epoch
             for key, value in self._carried(self.plan.node(name)).items():
                 if key.startswith("in."):
                     run.inputs.write(key.removeprefix("in."), value)
         changing.reload(self.receipt, self._values(), {name: run.params for name, run in self.fresh.items()}, cut)
+        if self.plan.govern != self.old.govern:
+            session.governing = Governing(session, enabled=session.governing.wanted, held=session.governing.held)
+        else:
+            session.governing.rest()
         for channel in wires.values():
             if channel is not None and channel.producer is not None and channel.producer.finished and channel.settled < 2**62:
                 self._end_of(channel)

@@ -115,6 +115,7 @@ def stats(session: Session, rates: Rates | None = None) -> dict[str, Any]:
         ],
         "lanes": {name: round(share, 4) for name, share in busy.items()},
         "knobs": plain(session.knobs()),
+        "held": sorted(session.governing.held),
         "signals": {name: float(value) for name, value in dict(session.signals).items()},
         "rungs": rungs(session),
         "epoch": session.epoch,

@@ -51,7 +51,7 @@ class Verbs:
         self._worker = Worker("control work")
         self._verbs: dict[str, Callable[[Fields, int, Reply], None]] = {
             "hello": self._hello, "describe": self._describe, "get": self._get, "set": self._set, "ramp": self._ramp, "reset": self._reset,
-            "pause": self._pause, "resume": self._resume, "reload": self._reload, "snapshot": self._snapshot, "stats": self._stats,
+            "release": self._release, "pause": self._pause, "resume": self._resume, "reload": self._reload, "snapshot": self._snapshot, "stats": self._stats,
             "watch": self._watch, "unwatch": self._unwatch, "stop": self._stop,
         }  # fmt: skip
 
@@ -211,6 +211,12 @@ class Verbs:
         fields.end()
         self._room(reply)
         self._accept(self.session.reset(reason), number, reply)
+
+    def _release(self, fields: Fields, number: int, reply: Reply) -> None:
+        paths = fields.paths("paths") or ()
+        fields.end()
+        self._room(reply)
+        self._accept(self.session.release(paths, by="control"), number, reply)
 
     def _pause(self, fields: Fields, number: int, reply: Reply) -> None:
         fields.end()

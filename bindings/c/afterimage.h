@@ -290,6 +290,8 @@ int aft_set(aft_control *control, const aft_change *changes, int count, aft_rece
 int aft_ramp(aft_control *control, const aft_change *changes, int count, int64_t frames, double seconds, const char *curve, aft_receipt *receipt,
              int timeout_ms);
 int aft_reset(aft_control *control, const char *reason, aft_receipt *receipt, int timeout_ms);
+/* Let the governor move a knob again that was set by hand; NULL: all of them. */
+int aft_release(aft_control *control, const char *path, aft_receipt *receipt, int timeout_ms);
 int aft_pause(aft_control *control, aft_receipt *receipt, int timeout_ms);
 int aft_resume(aft_control *control, aft_receipt *receipt, int timeout_ms);
 int aft_stop(aft_control *control, int drain, aft_receipt *receipt, int timeout_ms);
@@ -1830,6 +1832,16 @@ int aft_reset(aft_control *c, const char *reason, aft_receipt *receipt, int time
     if (reason) {
         aft_put_text_(&c->writer, "reason");
         aft_put_text_(&c->writer, reason);
+    }
+    return aft_commit_(c, id, 0, receipt, timeout_ms);
+}
+
+int aft_release(aft_control *c, const char *path, aft_receipt *receipt, int timeout_ms) {
+    uint64_t id = aft_begin_(c, "release", path ? 1 : 0);
+    if (path) {
+        aft_put_text_(&c->writer, "paths");
+        aft_put_big_(&c->writer, 0xdd, 1, 4); /* a list of one */
+        aft_put_text_(&c->writer, path);
     }
     return aft_commit_(c, id, 0, receipt, timeout_ms);
 }

@@ -257,6 +257,10 @@ class Control:
         """Start a new epoch: carries and holds forget what came before."""
         return self._change("reset", reason=reason or None)
 
+    def release(self, *paths: str) -> Receipt:
+        """Let the governor move knobs again that were set by hand: `paths`, or all where none is named."""
+        return self._change("release", paths=list(paths) or None)
+
     def pause(self) -> Receipt:
         """Admit no frames until `resume`."""
         return self._change("pause")
@@ -360,7 +364,7 @@ class AsyncControl:
         await self.close()
 
 
-VERBS = ("hello", "describe", "get", "stats", "snapshot", "set", "ramp", "reset", "pause", "resume", "reload", "stop")
+VERBS = ("hello", "describe", "get", "stats", "snapshot", "set", "ramp", "reset", "release", "pause", "resume", "reload", "stop")
 
 
 def _plain(keep: Sequence[str] | Mapping[str, str] | None) -> Any:

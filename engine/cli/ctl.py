@@ -173,7 +173,8 @@ def stats(context: typer.Context) -> None:
         report.tell(f"drops   {report.listed(frames['drops'])}")
     report.tell("age ms  " + report.listed({name: float(value) for name, value in age.items()}))
     if answer["knobs"]:
-        report.tell(f"knobs   {report.listed(answer['knobs'])}")
+        held = f"   (held: {', '.join(answer['held'])})" if answer.get("held") else ""
+        report.tell(f"knobs   {report.listed(answer['knobs'])}{held}")
     table = report.table("node", "lane", ">frames", ">ms p50", ">p95", ">errors")
     for name, one in answer["nodes"].items():
         ms = one["ms"]
@@ -275,6 +276,17 @@ def reset(context: typer.Context, reason: Annotated[str, typer.Argument(show_def
     """Start a new epoch: carries and holds forget what came before."""
     with connected(context) as client:
         landed(context, client.reset(reason), no_wait)
+
+
+@app.command()
+def release(
+    context: typer.Context,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[NODE.PARAM]...", show_default=False)] = None,
+    no_wait: NoWait = False,
+) -> None:
+    """Let the governor move knobs again that were set by hand, by default all."""
+    with connected(context) as client:
+        landed(context, client.release(*(paths or ())), no_wait)
 
 
 @app.command()

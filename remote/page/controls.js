@@ -9,12 +9,14 @@ export class Controls {
     this.link = link;
     this.say = say;
     this.fields = new Map(); // path -> field
+    this.tags = new Map(); // governed path -> its tag
   }
 
   show(description) {
     const governed = new Map((description.knobs ?? []).map((knob) => [knob.path, knob]));
     const groups = [];
     this.fields.clear();
+    this.tags.clear();
     for (const [name, node] of Object.entries(description.nodes)) {
       if (node.hidden) continue;
       const entries = Object.entries(node.params ?? {});
@@ -52,7 +54,7 @@ export class Controls {
     const head = element("div", { class: "rowhead" });
     const label = element("label", { for: id }, key);
     head.append(label);
-    if (knob) head.append(element("span", { class: "tag", title: "The governor moves this one within its bounds; what you set, it may move again" }, "governed"));
+    if (knob) head.append(this.governed(path, knob.held));
     if (param.fed) head.append(element("span", { class: "tag fed", title: "An edge of the graph gives this value" }, `fed by ${param.fed}`));
     const receipt = element("output", { class: "receipt", for: id });
     const field = new Field(this, path, id, param, receipt);
@@ -62,6 +64,23 @@ export class Controls {
     row.append(receipt);
     this.fields.set(path, field);
     return row;
+  }
+
+  // The governor moves this one, until somebody sets it: then it is held, and a press gives it back.
+  governed(path, held) {
+    const tag = element("button", { type: "button", class: "tag governed" });
+    tag.onclick = () => {
+      const fail = (error) => this.say(`release ${path}: ${error.message}`, true);
+      this.link.ask("release", { paths: [path] }, () => this.say(`${path} is the governor's again`)).catch(fail);
+    };
+    this.tags.set(path, tag);
+    showHeld(tag, held);
+    return tag;
+  }
+
+  // Which knobs are held now.
+  held(paths) {
+    for (const [path, tag] of this.tags) showHeld(tag, paths.includes(path));
   }
 
   // Values as they are now: after changes of others, of the governor, of edges.
@@ -228,6 +247,13 @@ export function stepOf(minimum, maximum) {
   const raw = (maximum - minimum) / 200;
   const power = 10 ** Math.floor(Math.log10(raw));
   return Number(([1, 2, 5, 10].map((k) => k * power).find((k) => k >= raw * 0.999) ?? power).toPrecision(6));
+}
+
+function showHeld(tag, held) {
+  tag.dataset.held = held === true;
+  tag.disabled = !held;
+  tag.textContent = held ? "held · release" : "governed";
+  tag.title = held ? "You set it, so the governor leaves it alone; press to give it back" : "The governor moves this one within its bounds, until you set it";
 }
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);

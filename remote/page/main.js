@@ -119,6 +119,7 @@ link.on("stats", (stats) => {
   plots.memory.add(...[memory.rss, device && device.total - device.free].filter(Boolean).map((bytes) => bytes / 2 ** 20));
   graph.update(stats);
   if ("paused" in stats) setPaused(stats.paused);
+  if (stats.held) controls.held(stats.held);
 });
 link.on("params", ({ values }) => {
   controls.update(values);

@@ -13,7 +13,7 @@ import toys
 
 from engine.compile import compile
 from engine.errors import ParamError, UsageError
-from engine.graph import GraphBuilder, Input
+from engine.graph import GraphBuilder, Input, as_input
 from engine.operator import operator
 from engine.payload import Prompt, Scalar, Text, from_plain
 from engine.ramp import between, share
@@ -263,6 +263,24 @@ def test_a_hold_that_feeds_a_parameter_is_set_by_the_name_of_the_parameter() -> 
     session.set({"x.amount": 5.0})
     session.run()
     assert toys.values(session) == [5, 6, 7, 8]
+
+
+def test_a_parameter_that_an_edge_feeds_cannot_be_set_or_ramped_and_says_which_edge() -> None:
+    g = GraphBuilder("test", clock="offline")
+    g.node("src", "toy.count", count=6)
+    g.node("other", "toy.add", a="src", amount=10.0)
+    g.node("x", "toy.add", a="src", amount=as_input("amount", {"from": "other"}))
+    g.node("sink", "toy.collect", a="x")
+    session = Session(compile(g.build()), executor="inline")
+    for change in (session.set, lambda changes: session.ramp(changes, frames=3)):
+        for path in ("x.amount", "x.in.amount"):
+            with pytest.raises(ParamError) as caught:
+                change({path: 5.0, "other.amount": 1.0})
+            assert caught.value.problems == {
+                path: "is fed by other.scalar with every frame, which would overwrite it; take that edge out of the graph to set it"
+            }
+    session.run()
+    assert toys.values(session) == [2 * i + 10 for i in range(6)]  # nothing of the refused transactions landed
 
 
 def test_inputs_that_frames_feed_cannot_be_set() -> None:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from engine import registry
 from engine.compile import compile
-from engine.errors import UsageError
+from engine.errors import GraphError, ParamError, UsageError
 from engine.govern import FULL, Decision, Follow, Rules, Scale, State, Window, govern
-from engine.graph import Govern, GraphBuilder, KnobRule
+from engine.graph import Govern, GraphBuilder, KnobRule, as_input
 from engine.operator import Knob, Operator, Stamped, operator
 from engine.payload import Scalar
 from engine.session import Session
@@ -469,14 +469,18 @@ def operators() -> Iterator[None]:
     registry._specs.update(before)
 
 
-@pytest.mark.usefixtures("operators")
-def test_a_session_keeps_its_rate_under_a_load_that_fixed_settings_cannot_bear() -> None:
+def governed_session() -> Session:
     graph = GraphBuilder("governed", clock="live", budget_ms=100.0, govern=Govern(1000 / PERIOD, KNOBS))
     graph.node("camera", "governed.camera")
     graph.node("paint", "governed.paint", number="camera")
     graph.node("sink", "governed.sink", number="paint")
-    plan = compile(graph.build())
-    governed, fixed = Session(plan, executor="inline"), Session(plan, executor="inline", govern=False)
+    return Session(compile(graph.build()), executor="inline")
+
+
+@pytest.mark.usefixtures("operators")
+def test_a_session_keeps_its_rate_under_a_load_that_fixed_settings_cannot_bear() -> None:
+    governed = governed_session()
+    fixed = Session(governed.plan, executor="inline", govern=False)
     lost = [session.run().frames["drops"].get("gate", 0) for session in (governed, fixed)]
     assert lost[0] <= 5
     assert lost[1] >= 50
@@ -486,3 +490,70 @@ def test_a_session_keeps_its_rate_under_a_load_that_fixed_settings_cannot_bear()
     assert not [e for e in fixed.events if e["what"] == "govern"]
     assert governed.knobs()["paint.size"] == 512
     assert governed.knobs()["paint.steps"] >= 20
+
+
+@pytest.mark.usefixtures("operators")
+def test_a_knob_set_by_hand_is_held_until_it_is_released_and_the_others_go_on() -> None:
+    session = governed_session()
+    receipts: list[Any] = []
+    seen: dict[str, set[tuple[int, int]]] = {"held": set(), "free": set()}
+
+    def tick(s: Session) -> None:
+        at = s.gates["camera"].entered
+        if not receipts and at >= 300:
+            receipts.append(s.set({"paint.steps": 14}))
+        elif len(receipts) == 1 and at >= 1800:
+            assert s.describe()["knobs"][0]["held"] is True
+            receipts.append(s.release(["paint.steps"]))
+        knobs = s.knobs()
+        when = "held" if len(receipts) == 1 and 310 <= at < 1800 else "free" if len(receipts) == 2 else ""
+        if when:
+            seen[when].add((knobs["paint.steps"], knobs["paint.size"]))
+
+    session.run(tick)
+    assert {steps for steps, _ in seen["held"]} == {14}
+    assert len({size for _, size in seen["held"]}) > 1, "the other knob carries the load meanwhile"
+    assert {steps for steps, _ in seen["free"]} - {14}, "and the released one moves again"
+    causes = [e["cause"] for e in session.events if e["what"] == "govern"]
+    assert "paint.steps is held where it was set" in causes
+    assert "paint.steps is given back to the governor" in causes
+    assert (receipts[1].what, receipts[1].state, session.describe()["knobs"][0]["held"]) == ("release", "applied", False)
+
+
+@pytest.mark.usefixtures("operators")
+def test_a_held_knob_out_of_its_bounds_comes_back_into_them_when_it_is_released() -> None:
+    session = governed_session()
+    receipts: list[Any] = []
+
+    def tick(s: Session) -> None:
+        at = s.gates["camera"].entered
+        if len(receipts) < 2 and at >= 100 + 100 * len(receipts):
+            receipts.append(s.set({"paint.steps": 2}) if not receipts else s.release())
+        if at >= 400:
+            s.stop()
+
+    session.run(tick)
+    steps = [values["paint.steps"] for _, values in session.recording.changes if "paint.steps" in values]
+    assert 2 in steps
+    assert KNOBS[0].set == "paint.steps"
+    assert min(KNOBS[0].range or ()) <= steps[-1] <= max(KNOBS[0].range or ())
+
+
+@pytest.mark.usefixtures("operators")
+def test_what_is_no_knob_cannot_be_released_and_what_the_ladder_sets_holds_nothing() -> None:
+    session = governed_session()
+    with pytest.raises(ParamError, match="steps") as caught:
+        session.release(["paint.step"])
+    assert caught.value.problems["paint.step"].startswith('is no knob of the governor; did you mean "paint.steps"')
+    session.set({"paint.steps": 12}, by="ladder")
+    assert not session.governing.held
+
+
+@pytest.mark.usefixtures("operators")
+def test_a_knob_that_an_edge_feeds_does_not_compile() -> None:
+    graph = GraphBuilder("governed", clock="live", govern=Govern(1000 / PERIOD, KNOBS))
+    graph.node("camera", "governed.camera")
+    graph.node("paint", "governed.paint", number="camera", steps=as_input("steps", {"from": "camera"}))
+    graph.node("sink", "governed.sink", number="paint")
+    with pytest.raises(GraphError, match=r"paint\.steps is fed by an edge, and the governor would fight with it"):
+        compile(graph.build())

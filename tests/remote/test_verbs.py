@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from remote_runs import Ear, graph, running, until
 
+from engine import Knob, operator
+from engine.payload import Scalar
 from remote.request import MESSAGE_BYTES, Refused, checked, weigh
 from remote.verbs import PENDING, Verbs
+
+
+@operator("toy.turned")
+def turned(a: Scalar, *, steps: Annotated[int, Knob(1, 9)] = 5) -> Scalar:
+    """A knob for the governor."""
+    return a
 
 
 def ask(verbs: Verbs, ear: Ear, number: int, op: str, **fields: Any) -> dict[str, Any]:
@@ -78,6 +86,44 @@ def test_one_wrong_value_refuses_the_whole_transaction_and_says_why(live):
     assert 'did you mean "amount"' in refused["problems"]["more.amuont"]
     assert ask(verbs, ear, 2, "get", paths=["more.amount"])["values"] == {"more.amount": 0.0}
     assert run.session.version == 0
+
+
+@pytest.fixture
+def fed(tmp_path):
+    more = 'in.amount = { from = "source", map = [0.0, 0.5] }\n[node.end]\nop = "toy.collect"\nin.a = "turned"\n'
+    knob = '[node.turned]\nop = "toy.turned"\nin.a = "source"\n[govern]\ntarget_fps = 1000\n[[govern.knob]]\nset = "turned.steps"\nrange = [1, 9]\n'
+    path = graph(tmp_path, more=knob)
+    path.write_text(path.read_text().replace('in.a = "add"\n', 'in.a = "add"\n' + more))
+    with running(path) as run:
+        verbs = Verbs(run.session)
+        yield run, verbs, Ear()
+        verbs.close()
+
+
+def test_a_parameter_that_an_edge_feeds_is_refused_and_its_value_of_now_is_told(fed):
+    run, verbs, ear = fed
+    assert ask(verbs, ear, 1, "describe")["nodes"]["more"]["params"]["amount"]["fed"] == "source.scalar"
+    for number, op, over in ((2, "set", {}), (3, "ramp", {"frames": 3})):
+        refused = ask(verbs, ear, number, op, changes={"more.amount": 5.0}, **over)
+        assert (refused["kind"], refused["error"]["type"]) == ("refused", "ParamError")
+        assert refused["problems"]["more.amount"].startswith("is fed by source.scalar with every frame")
+    ask(verbs, ear, 4, "watch", every_ms=50, what=["params"])
+    values = until(lambda: (m := [m["values"]["more.amount"] for m in ear.of(4, "params") if "more.amount" in m["values"]])[2:] and m)
+    assert values == sorted(set(values))  # it moves with the frames, and nobody set it
+    assert run.session.version == 0
+
+
+def test_a_knob_that_is_set_is_held_until_it_is_released(fed):
+    _, verbs, ear = fed
+    assert ask(verbs, ear, 1, "stats")["held"] == []
+    ask(verbs, ear, 2, "set", changes={"turned.steps": 4})
+    assert ask(verbs, ear, 3, "stats")["held"] == ["turned.steps"]
+    assert ask(verbs, ear, 4, "describe")["knobs"][0]["held"] is True
+    refused = ask(verbs, ear, 5, "release", paths=["turned.step"])
+    assert refused["problems"] == {"turned.step": 'is no knob of the governor; did you mean "turned.steps"?'}
+    assert ask(verbs, ear, 6, "release")["kind"] == "accepted"
+    assert ear.one(6, "applied")["seq"] > 0
+    assert ask(verbs, ear, 7, "stats")["held"] == []
 
 
 def test_a_ramp_is_applied_at_its_first_frame_and_done_at_its_last(live):

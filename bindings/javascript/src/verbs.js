@@ -219,6 +219,11 @@ export class Verbs {
     return this.change("reset", reason === undefined ? {} : { reason });
   }
 
+  /** Let the governor move knobs again that were set by hand: these, or all. @param {string[]} [paths] @returns {Receipt} */
+  release(paths) {
+    return this.change("release", paths === undefined ? {} : { paths });
+  }
+
   /** @returns {Receipt} */
   pause() {
     return this.change("pause");

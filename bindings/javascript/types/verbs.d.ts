@@ -90,6 +90,8 @@ export class Verbs {
     }): Receipt;
     /** Begin a new epoch: carries and holds start afresh. @param {string} [reason] @returns {Receipt} */
     reset(reason?: string): Receipt;
+    /** Let the governor move knobs again that were set by hand: these, or all. @param {string[]} [paths] @returns {Receipt} */
+    release(paths?: string[]): Receipt;
     /** @returns {Receipt} */
     pause(): Receipt;
     /** @returns {Receipt} */
