@@ -73,9 +73,9 @@ def make_node(
         stop.set()
     site = Site(
         node=node.name, seed=plan.seed, live=plan.live, embedded=plan.embedded, device="cpu" if hosted else lane.device.name, offload=away,
-        budget_ms=plan.budget_ms, clock=session.clock, pools=session.pools, stop=stop, _event=session.event, _reset=session._site_reset,
-        _output=session._site_output, _outcome=session.outcome, _decide=session.decide, _measure=session._site_measure,
-        _health=lambda: session.state,
+        batch=node.batch, budget_ms=plan.budget_ms, clock=session.clock, pools=session.pools, stop=stop, _event=session.event,
+        _reset=session._site_reset, _output=session._site_output, _outcome=session.outcome, _decide=session.decide,
+        _measure=session._site_measure, _health=lambda: session.state,
         _span=lambda start, stop, name, seq, epoch: lane.trace.add(start, stop, "part", name, seq, epoch),
     )  # fmt: skip
     run = NodeRun(node, spec, site, session)

@@ -46,6 +46,8 @@ def begin(node: NodeRun) -> None:
 def settle(node: NodeRun) -> None:
     """Find out which way frames can take through a node, once its operator, its inputs and its outputs are there."""
     node.stateless = node.operator is None
+    kind = node.spec.target
+    node.slides = node.plan.batch > 1 and isinstance(kind, type) and issubclass(kind, Operator) and kind.sliding(node.params)
     edge = node.trigger.edge if node.trigger else None
     node.port = edge.port if edge else ""
     alone = edge is not None and not node.sides and edge.slot is None and node.plan.batch == 1 and node.spec.inplace is None

@@ -69,6 +69,13 @@ class Operator:
         close."""
         return {}
 
+    @classmethod
+    def sliding(cls, params: Mapping[str, Any]) -> bool:
+        """For operators with `call_batch`: whether frames are handed over one at a time, as they come, and answered later, in order. A call
+        then gets one frame and returns the results, none or several, of those that waited longest; fewer than the node's `batch` are
+        under way after it. A call with no frame asks for all that is. After an error nothing is under way: `reset` has been called."""
+        return False
+
     def flush(self) -> Any:
         """Called once after the last frame; may return a last result, as a call would (None: nothing)."""
         return None

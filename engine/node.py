@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from engine import life
+from engine import life, slide
 from engine.channel import EOS, Bound, Channel
 from engine.emit import Emitter
 from engine.errors import EngineError, OperatorError
@@ -49,7 +49,7 @@ class NodeRun:
         self.ladder: Ladder | None = None
         self.epoch = self.version = 0
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
-        self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = self.onlooker = False
+        self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = self.onlooker = self.slides = False
         self.since = 0  # frames before this one belong to a wiring that is gone
         self.ripe = False  # the fast path is open again from the first frame of the new wiring on
         self.mark = NEVER  # the tap is told of the first frame from this one on
@@ -195,6 +195,8 @@ class NodeRun:
             return None
         self.previous = head.seq
         self.group.append((head, self.inputs.arguments(head, given), given))
+        if self.slides:
+            return slide.feed(self)
         return self._fire() if len(self.group) >= self.plan.batch else None
 
     def _begin_marker(self, marker: Bound | Packet) -> Work | None:
@@ -233,8 +235,10 @@ class NodeRun:
             self.inputs.write(key.removeprefix("in."), change[key])
 
     def _fire(self) -> Work:
+        if self.slides:
+            return slide.drain(self)
         group, self.group = self.group, []
-        self.site.packet = group[-1][0]
+        self.site.packet, self.site.packets = group[-1][0], [entry[0] for entry in group]
         work = Work([g[0] for g in group], [pair for g in group for pair in g[2]], self.now())
         return self._run(work, [g[1] for g in group])
 
