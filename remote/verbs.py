@@ -51,8 +51,8 @@ class Verbs:
         self._worker = Worker("control work")
         self._verbs: dict[str, Callable[[Fields, int, Reply], None]] = {
             "hello": self._hello, "describe": self._describe, "get": self._get, "set": self._set, "ramp": self._ramp, "reset": self._reset,
-            "release": self._release, "pause": self._pause, "resume": self._resume, "reload": self._reload, "snapshot": self._snapshot, "stats": self._stats,
-            "watch": self._watch, "unwatch": self._unwatch, "stop": self._stop,
+            "release": self._release, "pause": self._pause, "resume": self._resume, "reload": self._reload, "snapshot": self._snapshot,
+            "stats": self._stats, "watch": self._watch, "unwatch": self._unwatch, "stop": self._stop,
         }  # fmt: skip
 
     # ---- from the carrier

@@ -69,7 +69,8 @@ class Storm:
             receipt.on(lambda receipt, state: self.landed.append((receipt.number, state)))
 
     def numbers(self, session: Session) -> list[str]:
-        return [f"{name}.gain" for name, run in session.nodes.items() if run.spec.param("gain") is not None]
+        free = {name: run for name, run in session.nodes.items() if run.spec.param("gain") is not None}
+        return [f"{name}.gain" for name, run in free.items() if not run.inputs.edges("gain")]
 
     def set(self, session: Session) -> Receipt | None:
         paths = self.numbers(session)

@@ -91,8 +91,8 @@ def test_one_wrong_value_refuses_the_whole_transaction_and_says_why(live):
 @pytest.fixture
 def fed(tmp_path):
     more = 'in.amount = { from = "source", map = [0.0, 0.5] }\n[node.end]\nop = "toy.collect"\nin.a = "turned"\n'
-    knob = '[node.turned]\nop = "toy.turned"\nin.a = "source"\n[govern]\ntarget_fps = 1000\n[[govern.knob]]\nset = "turned.steps"\nrange = [1, 9]\n'
-    path = graph(tmp_path, more=knob)
+    knob = '[govern]\ntarget_fps = 1000\n[[govern.knob]]\nset = "turned.steps"\nrange = [1, 9]\n'
+    path = graph(tmp_path, more='[node.turned]\nop = "toy.turned"\nin.a = "source"\n' + knob)
     path.write_text(path.read_text().replace('in.a = "add"\n', 'in.a = "add"\n' + more))
     with running(path) as run:
         verbs = Verbs(run.session)
