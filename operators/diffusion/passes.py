@@ -8,7 +8,7 @@ It knows modules, not steps, samplers or frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,13 +41,19 @@ class Told:
 class Passes:
     """Full and short passes over one set of modules.
 
-    `facts`: whoever makes a pass take another course by other means than its arguments (adapters that rest, caches that fill) adds a function
-    whose answer changes with that course; it belongs to the name of a recorded pass.
+    `facts`: whoever makes a pass take another course, or read other tensors, by other means than its arguments (adapters that rest, caches
+    that fill) adds a function of the latent's shape whose answer changes with it; the answers belong to the name of a recorded pass.
+    `lasting`: whoever has passes leave something for later frames adds a function that gives those tensors, so that a pass run only to be
+    recorded can be undone.
     """
 
     def __init__(self, models: Models, reuse: Reuse | None) -> None:
         self.models, self.reuse = models, reuse
-        self.facts: list[Callable[[], Hashable]] = []
+        self.facts: list[Callable[[tuple[int, ...]], Hashable]] = []
+        self.lasting: list[Callable[[], Iterable[torch.Tensor]]] = []
+        if reuse is not None:
+            self.facts.append(reuse.kept.made)
+            self.lasting.append(lambda: reuse.kept)
 
     def full(self, given: torch.Tensor, t: torch.Tensor, told: Told, controls: Sequence[Control]) -> torch.Tensor:
         """The model's output for `given` (rows, C, h, w) at timestep `t` (1,), with the `controls` that work in this step."""

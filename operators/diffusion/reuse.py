@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
+from operators.diffusion.kept import Kept
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +33,8 @@ class Reuse:
         self.entry = layers - cut  # the first layer of the last up block that a short pass runs
         # What enters that layer is the deep feature beside a skip; the skips here have as many channels as the first block.
         self.skip_channels = int(unet.config.block_out_channels[0])
-        self.deep: torch.Tensor | None = None
-        self.added: list[torch.Tensor] = []
-        self.whole = False
+        self.kept = Kept()
+        self.whole: tuple[int, ...] | None = None  # the shape that a full pass is under way for
         self.up.resnets[self.entry].register_forward_pre_hook(self._keep)
 
     def due(self, step: int) -> bool:
@@ -42,23 +42,27 @@ class Reuse:
         return step % self.every == 0
 
     def forget(self) -> None:
-        self.deep, self.added = None, []
+        self.kept.clear()
 
     def _keep(self, layer: Any, args: tuple[Any, ...]) -> None:
-        if self.whole:
-            self.deep = args[0][:, : args[0].shape[1] - self.skip_channels]
+        if self.whole is not None:
+            self.kept.put(self.whole, "deep", args[0][:, : args[0].shape[1] - self.skip_channels])
 
     def full(
         self, given: torch.Tensor, t: torch.Tensor, cond: torch.Tensor, extra: torch.Tensor | None, down: list[torch.Tensor] | None,
         middle: torch.Tensor | None, added: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """The whole UNet, keeping what short steps need."""
-        self.added = [] if down is None else down[: self.cut + 1]
-        self.whole = True
-        answer: torch.Tensor = self.unet(
-            given, t, cond, timestep_cond=extra, added_cond_kwargs=added, down_block_additional_residuals=down,
-            mid_block_additional_residual=middle, return_dict=False,
-        )[0]  # fmt: skip
+        shape = self.whole = tuple(given.shape)
+        for layer in range(self.cut + 1):
+            self.kept.put(shape, f"skip {layer}", None if down is None else down[layer])
+        try:
+            answer: torch.Tensor = self.unet(
+                given, t, cond, timestep_cond=extra, added_cond_kwargs=added, down_block_additional_residuals=down,
+                mid_block_additional_residual=middle, return_dict=False,
+            )[0]  # fmt: skip
+        finally:
+            self.whole = None
         return answer
 
     def shallow(
@@ -68,8 +72,7 @@ class Reuse:
         """The shallow layers alone, on the deep feature of the last full step."""
         import torch
 
-        unet, self.whole = self.unet, False
-        assert self.deep is not None
+        unet, kept, shape = self.unet, self.kept, tuple(given.shape)
         time = unet.time_embedding(unet.get_time_embed(sample=given, timestep=t), extra)
         told = unet.get_aug_embed(emb=time, encoder_hidden_states=cond, added_cond_kwargs=added or {})
         time = time if told is None else time + told
@@ -78,9 +81,10 @@ class Reuse:
         for layer in range(self.cut):
             hidden = self._layer(self.down, layer, hidden, time, cond)
             skips.append(hidden)
-        if self.added:
-            skips = [skip + more for skip, more in zip(skips, self.added, strict=True)]
-        hidden = self.deep
+        more = [kept.get(shape, f"skip {layer}") for layer in range(self.cut + 1)]
+        skips = [skip if add is None else skip + add for skip, add in zip(skips, more, strict=True)]
+        hidden = kept.get(shape, "deep")
+        assert hidden is not None
         for layer in range(self.entry, len(self.up.resnets)):
             hidden = self._layer(self.up, layer, torch.cat([hidden, skips.pop()], dim=1), time, cond)
         if unet.conv_norm_out is not None:
