@@ -28,7 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.common import arguments, cpu_seconds, median, report, rounds
 
 SIDE = 128
-PROMPT = "a dancer in a red coat"
+PROMPT, NEGATIVE = "a dancer in a red coat", "blurred"
+SCALE = 1.4  # of residual guidance
+GUIDED = {  # equal pictures only: (nominal steps, indices, stream batch, what StreamDiffusion calls it, what we do)
+    "onetime, 1 step": (2, [25], True, "initialize", "rcfg-onetime"), "self, 4 steps": (8, [25, 31, 37, 43], True, "self", "rcfg-self"),
+    "onetime, 4 steps": (8, [25, 31, 37, 43], True, "initialize", "rcfg-onetime"),
+}  # fmt: skip
 CASES = {"1 step": (2, [25], True), "4 steps, one by one": (8, [25, 31, 37, 43], False), "4 steps, batched": (8, [25, 31, 37, 43], True)}
 SCHEDULER = {
     "_class_name": "LCMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -81,7 +86,7 @@ def networks(blocks: tuple[int, ...] = (32, 64, 64, 64)) -> dict[str, Any]:
     return {"unet": unet, "vae": vae, "text_encoder": text, "tokenizer": tokenizer}
 
 
-def ours(parts: dict[str, Any], nominal: int, steps: int) -> tuple[Callable[[Any], Any], Any]:
+def ours(parts: dict[str, Any], nominal: int, steps: int, guidance: str = "none") -> tuple[Callable[[Any], Any], Any]:
     """A frame of diffusion.stream (bytes in; bytes and latent out), and the noise that it uses: (1 + nominal, 4, h, w)."""
     import torch
 
@@ -98,7 +103,10 @@ def ours(parts: dict[str, Any], nominal: int, steps: int) -> tuple[Callable[[Any
             tower = TextTower(parts["text_encoder"], parts["tokenizer"])
             return Models(parts["unet"], Coder(parts["vae"], torch.float32), [tower], Noise.read(SCHEDULER), "lcm", device, torch.float32)
 
-    bench = Bench("diffusion.stream", model="given", steps=nominal, size=SIDE, strength=steps / nominal + 1e-9, guidance="none", prompt=PROMPT)
+    bench = Bench(
+        "diffusion.stream", model="given", steps=nominal, size=SIDE, strength=steps / nominal + 1e-9, guidance=guidance, guidance_scale=SCALE,
+        prompt=PROMPT, negative=NEGATIVE,
+    )  # fmt: skip
     bench.site.pools.poison = False
     bench.operator = Given(**bench.params)
     bench.operator.open(bench.site)
@@ -113,7 +121,7 @@ def ours(parts: dict[str, Any], nominal: int, steps: int) -> tuple[Callable[[Any
     return frame, bench.operator._noise.draw(bench.site.key(-1), (1 + nominal, 4, SIDE // 8, SIDE // 8))
 
 
-def theirs(kind: Any, parts: dict[str, Any], indices: list[int], batched: bool, noise: list[Any]) -> Callable[[Any], Any]:
+def theirs(kind: Any, parts: dict[str, Any], indices: list[int], batched: bool, noise: list[Any], cfg: str = "none") -> Callable[[Any], Any]:
     """A frame of StreamDiffusion: bytes in, (bytes, pixels) out. `noise`: for each of its steps."""
     import numpy as np
     import streamdiffusion.pipeline as module
@@ -123,8 +131,8 @@ def theirs(kind: Any, parts: dict[str, Any], indices: list[int], batched: bool, 
     pipe = StableDiffusionPipeline(
         **parts, scheduler=LCMScheduler.from_config(SCHEDULER), safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )  # fmt: skip
-    stream = kind(pipe, indices, torch_dtype=torch.float32, width=SIDE, height=SIDE, use_denoising_batch=batched, cfg_type="none")
-    stream.prepare(PROMPT, num_inference_steps=50, guidance_scale=1.0)
+    stream = kind(pipe, indices, torch_dtype=torch.float32, width=SIDE, height=SIDE, use_denoising_batch=batched, cfg_type=cfg)
+    stream.prepare(PROMPT, NEGATIVE, num_inference_steps=50, guidance_scale=1.0 if cfg == "none" else SCALE)
     rows = torch.cat(noise)
     left: list[Any] = []
     if not batched:  # between its steps it draws at random
@@ -153,11 +161,11 @@ def pictures(count: int) -> list[Any]:
 
 def pair(kind: Any, parts: dict[str, Any], case: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any], int]:
     """Both frames of a case, and by how many frames theirs comes later."""
-    nominal, indices, batched = CASES[case]
-    mine, noise = ours(parts, nominal, len(indices))
+    nominal, indices, batched, cfg, guidance = (*CASES[case], "none", "none") if case in CASES else GUIDED[case]
+    mine, noise = ours(parts, nominal, len(indices), guidance)
     begin = nominal - len(indices)
     used = [noise[:1], *(noise[1 + begin + n : 2 + begin + n] for n in range(len(indices) - 1))]
-    return mine, theirs(kind, parts, indices, batched, used), len(indices) - 1 if batched else 0
+    return mine, theirs(kind, parts, indices, batched, used, cfg), len(indices) - 1 if batched else 0
 
 
 def difference(kind: Any, parts: dict[str, Any], case: str, frames: int = 6) -> float:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from operators.diffusion.models import Models
     from operators.diffusion.schedule import Rows
 
-RESIDUAL_SCALE = 1.4  # of rcfg-self, which is no substitute for a large scale
+RESIDUAL_SCALE = 1.4  # of the residual kinds, which are no substitute for a large scale
 KEPT = 64
 
 
@@ -34,10 +34,10 @@ class Guide:
         recipe = self.models.recipe
         if self.width:
             return recipe.guidance_scale
-        return RESIDUAL_SCALE if self.guidance == "rcfg-self" else recipe.guidance_scale if recipe.guidance == "cfg" else 7.5
+        return RESIDUAL_SCALE if self.guidance.startswith("rcfg") else recipe.guidance_scale if recipe.guidance == "cfg" else 7.5
 
     def rows(self, steps: int, said: float | None, *, plain: bool = False) -> tuple[Rows, bool]:
-        """The sampler's rows, and whether a step takes two passes. `plain`: without guidance, whatever was said."""
+        """The sampler's rows, and whether a step hears the negative prompt too. `plain`: without guidance, whatever was said."""
         from operators.diffusion.schedule import Rows, table
 
         guidance, scale = self.guidance, self.scale(said)
@@ -48,7 +48,7 @@ class Guide:
             if len(self._rows) >= KEPT:
                 self._rows.pop(next(iter(self._rows)))
             self._rows[key] = Rows(table(self.sampler, self.models.noise, steps), guidance, scale, self.models.device)
-        return self._rows[key], guidance == "cfg"
+        return self._rows[key], guidance in ("cfg", "rcfg-onetime")
 
     def input(self, said: float | None) -> torch.Tensor | None:
         """The sinusoidal embedding of the guidance scale that distilled models take (arXiv 2310.04378, 4.2), or None."""

@@ -19,6 +19,10 @@ from operators.diffusion.schedule import LAST, SOURCE, WITH, WITHOUT, Rows, X
 if TYPE_CHECKING:
     import torch
 
+    from operators.diffusion.carry.attention import Memory
+    from operators.diffusion.carry.hold import Held
+    from operators.diffusion.ipadapter import Looks
+
 
 class Basis:
     """The buffers of one latent shape (rows, C, h, w), `rows` being the passes of guidance."""
@@ -29,6 +33,7 @@ class Basis:
         size = shape[0] * shape[1] * shape[2]
         self.turns = [torch.zeros(6, size, device=device) for _ in range(2)]
         self.latent = [b[X].view(1, *shape) for b in self.turns]
+        self.last = [b[LAST].view(1, *shape) for b in self.turns]
         self.answer = [b[WITHOUT : WITH + 1].view(2, *shape)[2 - passes :] for b in self.turns]
         self.noise = [b[4].view(1, *shape) for b in self.turns]
         self.source = [b[SOURCE].view(1, *shape) for b in self.turns]
@@ -46,6 +51,8 @@ class Loop:
 
     def __init__(self, models: Models, reuse: Reuse | None) -> None:
         self.models, self.reuse, self.passes = models, reuse, Passes(models, reuse)
+        self.memory: Memory | None = None  # what self-attentions keep of earlier frames
+        self.looks: Looks | None = None  # what cross-attentions look at beside the text
         self.bases: dict[tuple[int, ...], Basis] = {}
 
     def basis(self, passes: int, shape: tuple[int, int, int]) -> Basis:
@@ -67,12 +74,14 @@ class Loop:
         extra: torch.Tensor | None,
         check: Callable[[], None],
         added: dict[str, torch.Tensor] | None = None,
+        held: Held | None = None,
     ) -> torch.Tensor:
         """The clean latent (1, C, h, w) float32.
 
         `begin`: the first of the nominal steps to run. `source`: the clean latent that the frame starts from; None starts from noise alone.
         `noise`: (1 + n or 1, C, h, w). `extra`: the embedded guidance scale of a distilled model, or None. `added`: what models with
-        pooled text add to the time (SDXL), or None. The result is a view into buffers of the loop: copy it before the next run.
+        pooled text add to the time (SDXL), or None. `held`: cells that keep what they have, at every step as noisy as the others
+        (Levin & Fried 2023, arXiv 2306.00950). The result is a view into buffers of the loop: copy it before the next run.
         """
         import torch
 
@@ -91,18 +100,36 @@ class Loop:
                 for each in basis.source:
                     each.copy_(source)
         told, steps = Told(cond, extra, added), rows.n - begin
+        if held is not None and steps:
+            held.pin(basis.latent[0], start, *rows.start[begin])
         for k in range(steps):
             check()
             i = begin + k
-            given = basis.input.copy_(basis.latent[now])
+            lone = rows.onetime and k > 0  # only the first step hears the negative prompt
+            if lone and k == 1:
+                told = Told(cond[1:], extra, None if added is None else {name: each[1:] for name, each in added.items()})
+                if self.looks is not None:
+                    self.looks.guided = False
+            if self.memory is not None:
+                self.memory.step = i
+            given = basis.input[1:] if lone else basis.input
+            given.copy_(basis.latent[now])
             if rows.scaled:
                 given.mul_(rows.scale[i])
-            basis.answer[now].copy_(self._predict(given, rows.t[i], told, controls, k, steps))
+            answer = basis.answer[now][1:] if lone else basis.answer[now]
+            answer.copy_(self._predict(given, rows.t[i], told, controls, k, steps))
+            if rows.onetime and not k:
+                against = torch.mm(rows.against[i], basis.turns[now]).view(basis.source[0].shape)
+                for each in basis.source:
+                    each.copy_(against)
             if rows.draws[i]:
                 basis.noise[now].copy_(noise[1 + i])
             matrix = rows.later[i] if k else rows.first[i]
             torch.mm(matrix, basis.turns[now], out=basis.result[1 - now])
             now = 1 - now
+            if held is not None:
+                held.pin(basis.last[now], start, 1.0, 0.0)
+                held.pin(basis.latent[now], start, *(rows.start[i + 1] if k + 1 < steps else (1.0, 0.0)))
         return basis.latent[now]
 
     def clear(self) -> None:

@@ -70,6 +70,34 @@ class Cue(_Text, total=False):
     blend: Annotated[int, Ge(0), Le(1000)]
 
 
+class Motion(TypedDict, total=False):
+    """What counts as motion in `control` and `image`. `still`: a cell of the latent has moved where a pixel of it changed by more than this
+    (0..1). `reach`: as far around it (share of the short side) everything counts as moved too: what is painted is wider than the bones of a
+    skeleton. `lively`: share of moved cells at which `strength` holds in full; see `calm`."""
+
+    still: Annotated[float, Ge(0), Le(1)]
+    reach: Annotated[float, Ge(0), Le(0.5)]
+    lively: Annotated[float, Ge(0.001), Le(1)]
+
+
+class Flow(TypedDict, total=False):
+    """What moves along with the motion in pictures: the carried latent (`carry`, on unless false), the fixed noise (`noise`, off unless
+    true). `on`: where the motion is looked for, "image" or the first "control"; "auto": `image` where it is connected."""
+
+    on: Literal["auto", "image", "control"]
+    carry: bool
+    noise: bool
+
+
+class Memory(TypedDict, total=False):
+    """Self-attention that sees earlier frames: the last one, and with `anchor` the first of the epoch too. `cells`: layers of at most so many
+    places take part (default 1024). `megabytes`: what may be kept in all (default 512); layers that do not fit do without."""
+
+    anchor: bool
+    cells: Annotated[int, Ge(1)]
+    megabytes: Annotated[int, Ge(1)]
+
+
 class Micro(TypedDict, total=False):
     """SDXL's size conditioning, [height, width] each: the size a training picture had, where it was cut, and the size aimed at."""
 
@@ -79,5 +107,5 @@ class Micro(TypedDict, total=False):
 
 
 Scheduler = Literal["auto", "ddim", "euler", "euler_a", "dpm++", "lcm"]
-Guidance = Literal["auto", "none", "cfg", "rcfg-self"]
+Guidance = Literal["auto", "none", "cfg", "rcfg-self", "rcfg-onetime"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]

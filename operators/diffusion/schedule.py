@@ -274,7 +274,8 @@ class Rows:
 
     Guidance is one more linear map. Classifier-free (Ho & Salimans 2022, 2207.12598): m = without + g (with - without). Residual
     (Kodaira et al. 2023, 2312.12491): what the model would say without a prompt is taken to lead back to the frame's source, which in
-    clean latents is x0 = g x0 + (1 - g) source and costs no second pass.
+    clean latents is x0 = g x0 + (1 - g) source and costs no second pass. With "rcfg-onetime" that source is what the negative prompt makes
+    of the first executed step (the paper's onetime-negative): one pass more a frame, and `against` gives it from the basis.
     """
 
     def __init__(self, table: Table, guidance: str, g: float, device: torch.device) -> None:
@@ -285,6 +286,7 @@ class Rows:
         self.start = [(float(s), float(w)) for s, w in table.start]
         self.scaled = bool((table.scale != 1).any())
         self.residual = guidance == "rcfg-self"
+        self.onetime = guidance == "rcfg-onetime"
 
         def fold(rows: Vector) -> torch.Tensor:
             p, q, a, b, c, d = rows.T
@@ -292,7 +294,7 @@ class Rows:
             clean, after = out[:, 1], out[:, 0]
             if guidance == "cfg":
                 clean[:, X], clean[:, WITHOUT], clean[:, WITH] = p, q * (1 - g), q * g
-            elif guidance == "rcfg-self":
+            elif guidance in ("rcfg-self", "rcfg-onetime"):
                 clean[:, X], clean[:, WITH], clean[:, SOURCE] = p * g, q * g, 1 - g
             else:
                 clean[:, X], clean[:, WITH] = p, q
@@ -302,6 +304,11 @@ class Rows:
             after[:, FRESH] += d
             return torch.from_numpy(out.astype(np.float32)).to(device)
 
+        self.against: list[torch.Tensor] = []
+        if self.onetime:
+            negative = np.zeros((table.n, 1, 6), np.float32)
+            negative[:, 0, X], negative[:, 0, WITHOUT] = table.rows[:, 0], table.rows[:, 1]
+            self.against = list(torch.from_numpy(negative).to(device).unbind(0))
         # Lists of views, taken apart here once: indexing a tensor costs a dispatch on every step.
         self.later = list(fold(table.rows).unbind(0))
         self.first = list(fold(table.first).unbind(0))

@@ -163,7 +163,8 @@ def outlook(asked: Asked) -> Outlook | None:
     tflop, evaluations = [], []
     for strength in strengths if starts else (1.0, 1.0):
         full, short = passes(params, float(strength))
-        work = full * whole + short * (rows * cut.at(area) if cut else whole)
+        once = 1 if params["guidance"] == "rcfg-onetime" and full else 0  # the negative prompt, in the first step alone
+        work = (full + once) * whole + short * (rows * cut.at(area) if cut else whole)
         evaluations.append(work / whole if whole else 0.0)
         work += decoder.at(area) + len(nets) * HINT.at(area) + (encoder.at(area) if "image" in asked.inputs else 0)
         tflop.append(work / 1000)

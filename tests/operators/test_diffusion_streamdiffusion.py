@@ -38,3 +38,22 @@ def kind() -> Iterator[Any]:
 def test_the_same_pictures(kind: Any, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SIDE", 128)
     assert bench.difference(kind, bench.networks((32, 32, 32, 32)), case, frames=5) <= 1e-5
+
+
+@pytest.mark.parametrize("case", bench.GUIDED)
+def test_the_same_pictures_under_residual_guidance(kind: Any, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SIDE", 128)
+    parts = bench.networks((32, 32, 32, 32))
+    assert bench.difference(kind, parts, case, frames=8) <= 1e-5
+    monkeypatch.setattr(bench, "SCALE", 1.0 + 1e-6)
+    plain = _ours(parts, case)
+    monkeypatch.undo()
+    monkeypatch.setattr(bench, "SIDE", 128)
+    assert max(float((a - b).abs().max()) for a, b in zip(plain, _ours(parts, case), strict=True)) > 1e-2  # guidance does something here
+
+
+def _ours(parts: Any, case: str) -> list[Any]:
+    nominal, indices, _, _, guidance = bench.GUIDED[case]
+    frame, _ = bench.ours(parts, nominal, len(indices), guidance)
+    with torch.inference_mode():
+        return [frame(each)[1] for each in bench.pictures(3)]
