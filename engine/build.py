@@ -67,12 +67,12 @@ def make_node(
 ) -> NodeRun:  # fmt: skip
     """A node on its lane, not connected yet, with a gate where it is a source. `params`: values that are not the plan's any more."""
     spec = registry.find(node.op)
-    away, hosted = (memory.offloaded(node.name), memory.on_host(node.name)) if memory else (frozenset[str](), False)
+    placed, hosted = (memory.placed(node.name), memory.on_host(node.name)) if memory else ({}, False)
     stop = threading.Event() if spec.source else session.aborting
     if spec.source and session.draining.is_set():
         stop.set()
     site = Site(
-        node=node.name, seed=plan.seed, live=plan.live, embedded=plan.embedded, device="cpu" if hosted else lane.device.name, offload=away,
+        node=node.name, seed=plan.seed, live=plan.live, embedded=plan.embedded, device="cpu" if hosted else lane.device.name, placed=placed,
         batch=node.batch, budget_ms=plan.budget_ms, clock=session.clock, pools=session.pools, stop=stop, _event=session.event,
         _reset=session._site_reset, _output=session._site_output, _outcome=session.outcome, _decide=session.decide,
         _measure=session._site_measure, _health=lambda: session.state,

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine import cards
-from engine.memory import MemoryPlan, plan_memory, size_of
-from engine.outlook import Outlook, outlooks
+from engine.memory import MemoryPlan, orders, plan_memory, size_of
+from engine.outlook import Outlook, Way, outlooks
 from engine.plan import Plan
 
 GB = 1e9
-HOW = {"resident": "stays", "host": "computes on the processor"}
+HOW = {"resident": "stays", "offload": "moved in for each use", "host": "computes on the processor"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, fit for JSON."""
-        memory = {"peak": self.memory.peak, "budget": self.memory.budget, "fits": self.memory.fits}
-        placed = [{**asdict(p), "bus_ms": round(p.bus_ms, 2)} for p in self.memory.placements]
+        whole, spared = self.memory.whole, {node: asdict(way) for node, way in self.memory.spared}
+        memory = {"peak": self.memory.peak, "budget": self.memory.budget, "fits": self.memory.fits, "whole": whole, "spared": spared}
+        placed = [{**asdict(p), "how": p.how, "bus_ms": round(p.bus_ms, 2)} for p in self.memory.placements]
         fps = {card.name: {"limit": self.fps(card.peak), "reached": self.reached(card)} for card in self._cards()}
         return {
             "nodes": {name: asdict(o) for name, o in self.nodes.items()}, "tflop": self.tflop, "card": self.card.name if self.card else None,
@@ -63,11 +64,15 @@ class Forecast:
                 lines.append(f"  {card.name:12} {_span(self.fps(card.peak)):14} {_span(self.reached(card))}")
         budget = f" of {self.memory.budget / GB:.2f}" if self.memory.budget else ""
         lines.append(f"memory on the card: {self.memory.peak / GB:.2f}{budget} GB at the worst moment")
+        if self.memory.whole > self.memory.peak:
+            lines.append(f"  all of it as is best would take {self.memory.whole / GB:.2f} GB; what costs a frame least gave way first")
         for p in self.memory.placements:
-            how = f"moved in for each use, {p.bus_ms:.1f} ms a frame" if p.how == "offload" else HOW[p.how]
             size = f"{p.weights.bytes / GB:6.2f} GB" if p.weights.bytes else "     ? GB"
-            lines.append(f"  {size}  {p.node + ' ' + p.weights.name:22} {how}" + ("" if p.weights.exact else " (size not read from a file)"))
+            source = "size from its file" if p.weights.exact else "size from the table" if p.weights.bytes else "size not known"
+            lines.append(f"  {size}  {p.node + ' ' + p.weights.name:22} {_told(p.way)} ({source})")
         lines.append(f"  {self.memory.activations / GB:6.2f} GB  activations")
+        lines += [f"           {node}: {_told(way)}" for node, way in self.memory.spared]
+        lines.append(f"  {self.memory.reserve / GB:6.2f} GB  kept back for the driver, libraries and fragments")
         lines += [f"  note: {note}" for node in self.nodes.values() for note in node.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
@@ -79,7 +84,7 @@ def forecast(plan: Plan, card: str | None = None) -> Forecast:
     named = card or plan.memory.get("card")
     known = cards.find(str(named)) if named else None
     budget = size_of(str(plan.memory["vram"])) if "vram" in plan.memory else known.memory if known else None
-    memory = plan_memory(said, budget)
+    memory = plan_memory(said, budget, **orders(plan.memory))
     tflop = (sum(o.tflop[0] for o in said.values()), sum(o.tflop[1] for o in said.values()))
     target = plan.govern.target_fps if plan.live else None
     made = Forecast(said, memory, tflop, known, target, ())
@@ -93,6 +98,13 @@ def forecast(plan: Plan, card: str | None = None) -> Forecast:
     if memory.fits is False:
         warnings.append(f"{memory.peak / GB:.2f} GB are needed and {(budget or 0) / GB:.2f} GB are there; take a smaller size or model")
     return Forecast(said, memory, tflop, known, target, tuple(warnings))
+
+
+def _told(way: Way) -> str:
+    """A way in words: what is done, what stays on the card where that is not the whole, what it costs."""
+    cost = f", about {way.cost_ms:.1f} ms a frame" if way.cost_ms and way.how != "host" else ""
+    stays = f", {(way.stays + way.visits) / GB:.2f} GB on the card" if way.says and way.stays else ""
+    return (way.says or HOW.get(way.how, way.how)) + stays + cost
 
 
 def _span(pair: tuple[float, float], digits: int = 1) -> str:

@@ -33,7 +33,7 @@ class Key:
     def expected(self) -> str:
         """What the key takes, in words."""
         if self.choices:
-            return "one of " + ", ".join(f'"{c}"' for c in self.choices)
+            return ("a list of " if self.kind == "list" else "one of ") + ", ".join(f'"{c}"' for c in self.choices)
         words = {
             "text": "text in quotes", "whole number": "a whole number", "number": "a number", "boolean": "true or false",
             "pair": "two numbers, [a, b]", "list": "a list with something in it", "size": 'a size such as "6GB"', "value": "any value",
@@ -57,7 +57,7 @@ class Key:
             case "pair":
                 return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
             case "list":
-                return isinstance(value, list) and bool(value)
+                return isinstance(value, list) and bool(value) and (not self.choices or all(each in self.choices for each in value))
             case "size":
                 return isinstance(value, str) and SIZE.fullmatch(value.strip()) is not None
             case "table":
@@ -133,4 +133,7 @@ MEMORY = (
     Key("vram", "size", "What the models may take on the card.", "what the card has"),
     Key("card", "text", "The card a plan is made for, such as `rtx-2060`: its rates and its memory are those that `engine plan` predicts with.",
         "none"),
+    Key("headroom", "size", "What is kept back for the driver, libraries and fragments.", "600MiB"),
+    Key("forbid", "list", "Ways to keep models that the plan must not choose by itself.", "none",
+        choices=("offload", "group", "fp8", "int8", "int4", "host", "tiling", "slicing")),
 )  # fmt: skip

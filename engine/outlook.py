@@ -36,27 +36,46 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """One way to keep a model, called `how`: bytes that stay on the card, that visit it while the model works, and of activations (`live`).
+
+    `cost_ms`: what it adds to a frame, estimated; the memory plan takes what costs least. `says`: the way in words. The operator finds `how` in
+    `Site.placed`; "resident", "offload" and "host" the engine knows, any other name is between the operator and itself.
+    """
+
+    how: str
+    stays: int = 0
+    visits: int = 0
+    live: int = 0
+    cost_ms: float = 0.0
+    says: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """One model on the device. `exact`: `bytes` were read from the file's header. `per_frame`: how often it is used a frame. `anywhere`: it may
-    compute on the host's processor instead, because nobody waits for it."""
+    compute on the host's processor instead, because nobody waits for it. `ways`: how it may be kept, the first where there is room; none: it
+    may be moved between uses."""
 
     name: str
     bytes: int
     exact: bool = False
     per_frame: float = 1.0
     anywhere: bool = False
+    ways: tuple[Way, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """`activations`: bytes at the peak of a call. `tflop`: (least, most) a frame, 1 multiply-add = 2 FLOP. `evaluations`: full passes of the
-    main network a frame, likewise. `notes`: what a reader should know."""
+    main network a frame, likewise. `notes`: what a reader should know. `spares`: ways to compute with fewer activations."""
 
     weights: tuple[Weights, ...] = ()
     activations: int = 0
     tflop: tuple[float, float] = (0.0, 0.0)
     evaluations: tuple[float, float] = (0.0, 0.0)
     notes: tuple[str, ...] = ()
+    spares: tuple[Way, ...] = ()
 
 
 def outlooks(plan: Plan) -> dict[str, Outlook]:

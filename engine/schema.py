@@ -85,7 +85,7 @@ def _key(key: Key) -> Schema:
         "number": {"type": "number", **low},
         "boolean": {"type": "boolean"},
         "pair": {"type": "array", "items": _loose(number), "minItems": 2, "maxItems": 2},
-        "list": {"type": "array", "minItems": 1},
+        "list": {"type": "array", "minItems": 1, **({"items": {"enum": list(key.choices)}} if key.choices else {})},
         "size": {"type": "string", "pattern": rf"^\s*{keys.SIZE.pattern}\s*$"},
         "table": {"type": "object"},
     }

@@ -6,7 +6,7 @@ One Site per node, used only on the node's lane. It knows nothing of queues or o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,7 @@ class Site:
     embedded: bool = False
     device: str = "cpu"
     budget_ms: float | None = None
-    offload: frozenset[str] = frozenset()  # models, by the names given in `Operator.outlook`, to keep off the device between uses
+    placed: Mapping[str, str] = field(default_factory=dict)  # how to keep models, by the names given in `Operator.outlook`: a Way's `how`
     base: Path = field(default_factory=Path)  # relative paths in a graph are relative to the working directory; kept for tools
     clock: Clock = field(default_factory=RealClock)
     pools: Pools = field(default_factory=Pools)

@@ -86,15 +86,26 @@ def tally_of(target: object) -> dict[str, int]:
 
 
 def memory_facts(session: Session) -> dict[str, Any] | None:
-    """What was planned for the card's memory and what was measured, in MB; None where nothing was planned."""
+    """What was planned for the card's memory and what was measured, in MB; None where nothing was planned.
+
+    `measured_mb`: what torch's allocator held at most. `tensors_mb`: what tensors took of that, to compare with `expected_mb`: the plan without
+    what it keeps back. `ratio`: the one over the other.
+    """
     plan = session.memory
     if plan is None:
         return None
-    measured = measured_peak(session.device)
+    tensors, held = measured_peak(session.device) or (None, None)
+    expected = plan.peak - plan.reserve
     return {
         "budget_mb": round(plan.budget / 1e6) if plan.budget else None, "planned_mb": round(plan.peak / 1e6),
-        "measured_mb": round(measured / 1e6) if measured is not None else None, "fits": plan.fits,
-        "models": {f"{p.node}.{p.weights.name}": {"mb": round(p.weights.bytes / 1e6), "how": p.how} for p in plan.placements},
+        "measured_mb": round(held / 1e6) if held is not None else None, "fits": plan.fits,
+        "expected_mb": round(expected / 1e6), "tensors_mb": round(tensors / 1e6) if tensors is not None else None,
+        "ratio": round(expected / tensors, 3) if tensors else None, "reserve_mb": round(plan.reserve / 1e6),
+        "activations_mb": round(plan.activations / 1e6), "spared": {node: way.how for node, way in plan.spared},
+        "models": {
+            f"{p.node}.{p.weights.name}": {"mb": round(p.weights.bytes / 1e6), "card_mb": round(p.way.stays / 1e6), "how": p.how}
+            for p in plan.placements
+        },
     }  # fmt: skip
 
 

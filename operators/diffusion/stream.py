@@ -185,7 +185,7 @@ class Stream(Painter):
         self._output = (self.height or self.size, self.width or self.size)
         with LOADING:
             models = self.models = self._load(torch.device(site.device))
-            models.offload(site.offload)
+            models.offload({name for name, how in site.placed.items() if how == "offload"})
             self._loras, self._looks = adapted(self, models)
         recipe = models.recipe
         self._sampler = models.sampler if self.scheduler == "auto" or site.embedded else self.scheduler

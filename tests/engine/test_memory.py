@@ -65,7 +65,7 @@ def test_moving_is_counted_where_it_is_paid() -> None:
     assert not plan.on_host("paint")
     assert plan.peak == 3 * GB + GB // 4 + GB // 10 + RESERVE
     moved = plan_memory({"paint": painter()}, 1)
-    assert moved.offloaded("paint") == {"guide", "words"}
+    assert moved.placed("paint") == {"net": "resident", "guide": "offload", "words": "offload"}
     assert moved.peak == 2 * GB + GB + GB // 10 + RESERVE  # the greater of the two visits
     assert moved.fits is False
     guide = next(p for p in moved.placements if p.weights.name == "guide")
@@ -159,5 +159,5 @@ def test_an_operator_is_told_what_to_keep_off_the_device(monkeypatch: pytest.Mon
     three = (Weights("net", 2 * GB, True, 10), Weights("eyes", GB, True, 0.1), Weights("words", GB, True, 0.0))
     monkeypatch.setattr(toys.Heavy, "outlook", classmethod(lambda cls, asked: Outlook(three)))
     session = Session(graph(vram="3.7GB", fed=False), executor="inline")
-    assert session.nodes["paint"].site.offload == {"eyes", "words"}
-    assert session.nodes["src"].site.offload == frozenset()
+    assert session.nodes["paint"].site.placed == {"net": "resident", "eyes": "offload", "words": "offload"}
+    assert session.nodes["src"].site.placed == {}

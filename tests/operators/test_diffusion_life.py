@@ -203,7 +203,7 @@ def test_what_the_memory_plan_keeps_away_stays_away() -> None:
     """The plan names the text encoder and the ControlNet; running out of memory takes the rest, and relief gives back no more than that."""
     with stream() as bench:
         plain = bench(skeleton(), carry=Latent(torch.ones(1, 4, 8, 8)))
-    with stream(site_offload=frozenset({"text", "controlnet 1"})) as bench:
+    with stream(site_placed={"text": "offload", "controlnet 1": "offload"}) as bench:
         models = bench.operator.models
         planned = {id(models.towers[0].module), id(models.nets[0].module), id(models.nets[0].embedding)}
         assert set(models.resting) == planned
