@@ -34,6 +34,11 @@ class Conditioning:
         self.seen: tuple[int, int] | None = None
         self.sized: tuple[tuple[int, ...], torch.Tensor, dict[str, torch.Tensor]] | None = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether no blend is under way."""
+        return self.frame >= self.frames
+
     def reset(self) -> None:
         """Skip what is left of a blend: a new epoch starts with its prompt in full."""
         self.value, self.frame, self.frames = self.target, 0, 0

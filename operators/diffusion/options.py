@@ -50,11 +50,18 @@ class Embedding(_Token, total=False):
     file: str
 
 
-class ReuseSteps(TypedDict):
-    """Deep features are computed on every `every`-th step; `cut` layers stay shallow on the others."""
-
+class _Steps(TypedDict):
     every: Annotated[int, Ge(1)]
     cut: Annotated[int, Ge(0)]
+
+
+class ReuseSteps(_Steps, total=False):
+    """Deep features are computed on every `every`-th step, in the first `end` (0 to 1) of the executed steps; `cut` layers stay shallow on the
+    others. Up to `frames` frames live on the features of one, until a picture has moved by more than `motion` (0 to 1, default 0.1)."""
+
+    frames: Annotated[int, Ge(1)]
+    motion: Annotated[float, Ge(0), Le(1)]
+    end: Annotated[float, Ge(0), Le(1)]
 
 
 class _Text(TypedDict):

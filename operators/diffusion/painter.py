@@ -35,6 +35,7 @@ class Painter(Operator):
     negative: str
     blend: int
     micro: Any
+    reuse: Any
     loras: list[Any]
     lora_weights: list[float] | None
     _output: tuple[int, int]
@@ -48,6 +49,7 @@ class Painter(Operator):
     _image: Any
     _loop: Any
     _loras: Any
+    _looks: Any
     _noise: Any
     _outlet: Any
 
@@ -71,16 +73,19 @@ class Painter(Operator):
             run = rows.n if source is None else executed(rows.n, self.strength)
             if run:
                 noise, extra = self._draw(rows, models, size), self._guide.input(self.guidance_scale)
+                self._begin(rows, run, (len(cond), *noise.shape[1:]), source is None)
                 with self.site.span("denoise"), models.use(*(c.net.module for c in controls)):
                     latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, extra, self.site.check, added)
+                self._loop.reuse.pace.done()
             else:
                 latent = source
             with self.site.span("decode"):
                 picture = self._outlet.emit(models.decode(latent), latent, self._output, self.site)
             if picture is not None:
-                self.site.measure(executed=run, strength=float(self.strength), size=size[0])
+                self.site.measure(executed=run, full=self._loop.reuse.pace.full if run else 0, strength=float(self.strength), size=size[0])
                 return picture, latent
             self._loop.clear()
+            self._loop.reuse.forget()
             self.site.event("not_finite", started="from noise" if source is None else "from the source", executed=run)
             if source is None:
                 raise RunError(
@@ -88,6 +93,23 @@ class Painter(Operator):
                     fix='try dtype = "fp32", or another vae: some full decoders overflow in half precision',
                 )
             source = None
+
+    def _begin(self, rows: Any, run: int, shape: tuple[int, ...], anew: bool) -> None:
+        """Say to deep-feature reuse what this frame depends on; see pace.py."""
+        said, controls, looks = self._conditioning, self._controls, self._looks
+        nets = [(v, net.start, net.end) for v, net in zip(controls.values, controls.models.nets, strict=True)]
+        seen = None if looks is None else (looks.active, looks.values)
+        guidance = (self._guide.guidance, self._guide.scale(self.guidance_scale))
+        facts = (said.key, guidance, shape, nets, self._loras and self._loras.weights, seen, anew, self.carry_mix, self.fresh_noise)
+        intakes = (self._image, *controls.intakes)
+        self._loop.reuse.pace.begin(
+            repr(facts) if said.settled else None, (rows.n - run, rows.n), (shape[0] - rows.onetime, *shape[1:]),
+            lambda: [intake.view for intake in intakes if intake.view is not None], rows.onetime,
+        )  # fmt: skip
+
+    def _keeping(self) -> dict[str, Any]:
+        """Settings of deep-feature reuse; without any, every pass is full."""
+        return dict(self.reuse) if self.reuse and not self.site.embedded else {"every": 1, "cut": 0}
 
     def _working(self, models: Models) -> tuple[int, int]:
         """Height and width worked at: the output's proportions with `size` as the short side, in multiples of the model's grain."""
@@ -122,8 +144,7 @@ class Painter(Operator):
             return
         if text:
             self._conditioning.forget()
-        if self._loop.reuse is not None:
-            self._loop.reuse.forget()
+        self._loop.reuse.forget()
 
     def _cut(self, change: float | None) -> bool:
         here = (self.site.epoch, self.site.seq)

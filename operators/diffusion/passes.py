@@ -37,6 +37,10 @@ class Told:
     extra: torch.Tensor | None = None
     added: dict[str, torch.Tensor] | None = None
 
+    def row(self, n: int) -> Told:
+        """What row `n` alone is told."""
+        return Told(self.text[n : n + 1], self.extra, None if self.added is None else {k: v[n : n + 1] for k, v in self.added.items()})
+
 
 class Passes:
     """Full and short passes over one set of modules.
@@ -52,7 +56,7 @@ class Passes:
         self.facts: list[Callable[[tuple[int, ...]], Hashable]] = []
         self.lasting: list[Callable[[], Iterable[torch.Tensor]]] = []
         if reuse is not None:
-            self.facts.append(reuse.kept.made)
+            self.facts.append(reuse.course)
             self.lasting.append(lambda: reuse.kept)
 
     def full(self, given: torch.Tensor, t: torch.Tensor, told: Told, controls: Sequence[Control]) -> torch.Tensor:

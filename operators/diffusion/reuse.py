@@ -1,21 +1,22 @@
 """Deep features kept for some steps: only the shallow layers of the UNet run on every step.
 
-Between neighbouring steps the deep features change little (DeepCache, Ma et al. 2024, arXiv 2312.00858). Every `every`-th step of a frame
-runs in full and keeps what enters the last layers; the others run those layers alone on it. `cut` says how many layers on either side of
-the UNet are shallow: 0 = the last layer of the last up block, on the output of the first convolution; 1 adds the first layer of the first
-down block and the last but one of the last up block; and so on. ControlNets rest on short steps; what they added to the shallow
-skips is kept too.
+Between neighbouring steps, and between frames of a calm picture, the deep features change little (DeepCache, Ma et al. 2024, arXiv
+2312.00858). Full passes keep what enters the last layers; short ones run those layers alone on it; which pass a step takes is decided in
+pace.py. `cut` says how many layers on either side of the UNet are shallow: 0 = the last layer of the last up block, on the output of the
+first convolution; 1 adds the first layer of the first down block and the last but one of the last up block; and so on. ControlNets rest
+on short passes; what they added to the shallow skips on the full one is kept too, and added again.
 
-Invariant: the first step of a frame is full, so nothing kept outlives its frame; with every = 1 the result is that of the plain UNet.
-It knows the UNet of diffusers, not schedules.
+Invariant: where every step is full the result is that of the plain UNet. It knows the UNet of diffusers, not schedules.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
 from operators.diffusion.kept import Kept
+from operators.diffusion.pace import MOTION, Pace
 
 if TYPE_CHECKING:
     import torch
@@ -24,28 +25,44 @@ if TYPE_CHECKING:
 class Reuse:
     """Full and short passes of one UNet2DConditionModel."""
 
-    def __init__(self, unet: Any, every: int, cut: int) -> None:
-        layers = int(unet.config.layers_per_block) if isinstance(unet.config.layers_per_block, int) else int(unet.config.layers_per_block[0])
-        if cut > layers:
-            raise UsageError(f"reuse: cut: this model has cuts 0 to {layers}, found {cut}")
-        self.unet, self.every, self.cut = unet, every, cut
-        self.down, self.up = unet.down_blocks[0], unet.up_blocks[-1]
-        self.entry = layers - cut  # the first layer of the last up block that a short pass runs
+    def __init__(self, unet: Any, every: int, cut: int, frames: int = 1, motion: float = MOTION, end: float = 1.0) -> None:
+        layers = unet.config.layers_per_block
+        self.layers = int(layers) if isinstance(layers, int) else int(layers[0])
+        self.unet, self.down, self.up = unet, unet.down_blocks[0], unet.up_blocks[-1]
         # What enters that layer is the deep feature beside a skip; the skips here have as many channels as the first block.
         self.skip_channels = int(unet.config.block_out_channels[0])
         self.kept = Kept()
         self.whole: tuple[int, ...] | None = None  # the shape that a full pass is under way for
-        self.up.resnets[self.entry].register_forward_pre_hook(self._keep)
+        for entry in range(self.layers + 1):
+            self.up.resnets[entry].register_forward_pre_hook(partial(self._keep, entry))
+        self.pace = Pace(self.kept)
+        self.cut = self.entry = 0
+        self.set(every, cut, frames, motion, end)
+
+    def set(self, every: int, cut: int, frames: int = 1, motion: float = MOTION, end: float = 1.0) -> None:
+        """Other settings, from the next frame on. Raises UsageError for a cut that the model does not have."""
+        if cut > self.layers:
+            raise UsageError(f"reuse: cut: this model has cuts 0 to {self.layers}, found {cut}")
+        if cut != self.cut:
+            self.pace.forget()
+        self.cut, self.entry = cut, self.layers - cut  # the first layer of the last up block that a short pass runs
+        self.pace.set(every, frames, motion, end)
+
+    def course(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What decides the course of a pass besides its arguments: it belongs to the name of a recorded one."""
+        return (self.cut, self.pace.keeps, self.kept.made(shape))
 
     def due(self, step: int) -> bool:
         """Whether executed step `step` of a frame runs in full."""
-        return step % self.every == 0
+        return self.pace.due(step)
 
     def forget(self) -> None:
+        """Nothing kept is of use any more."""
         self.kept.clear()
+        self.pace.forget()
 
-    def _keep(self, layer: Any, args: tuple[Any, ...]) -> None:
-        if self.whole is not None:
+    def _keep(self, entry: int, layer: Any, args: tuple[Any, ...]) -> None:
+        if self.whole is not None and entry == self.entry:
             self.kept.put(self.whole, "deep", args[0][:, : args[0].shape[1] - self.skip_channels])
 
     def full(
@@ -53,9 +70,11 @@ class Reuse:
         middle: torch.Tensor | None, added: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """The whole UNet, keeping what short steps need."""
-        shape = self.whole = tuple(given.shape)
-        for layer in range(self.cut + 1):
-            self.kept.put(shape, f"skip {layer}", None if down is None else down[layer])
+        shape = tuple(given.shape)
+        if self.pace.keeps:
+            self.whole = shape
+            for layer in range(self.cut + 1):
+                self.kept.put(shape, f"skip {layer}", None if down is None else down[layer])
         try:
             answer: torch.Tensor = self.unet(
                 given, t, cond, timestep_cond=extra, added_cond_kwargs=added, down_block_additional_residuals=down,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+from engine.errors import UsageError
 from engine.operator import HOST_RGB, Knob, Live, Range, operator
 from engine.payload import Image, Latent, Prompt
 from operators.diffusion.families import FamilyName
@@ -73,7 +74,8 @@ class Stream(Painter):
     Drift. reset_every asks for a new epoch every so many frames; scene_cut does when the picture (`image`, else the first `control`) changes by
     more than this mean absolute difference (0..1, 0 = off), and that frame ignores the carry.
 
-    Cost. reuse = { every = 3, cut = 1 } computes deep features on every third step only (arXiv 2312.00858). vae_tiling and vae_slicing spare
+    Cost. reuse = { every = 3, cut = 1 } computes deep features on every third step only (arXiv 2312.00858); `frames` = 4 lets up to four
+    frames live on those of one, until a picture moves by more than `motion`. It may be changed live. vae_tiling and vae_slicing spare
     memory in the autoencoder.
 
     With --embedded the model that ships stands in for all models and is sampled as it was trained: by its own scheduler, at its native size
@@ -101,7 +103,7 @@ class Stream(Painter):
         karras_sigmas: bool | None = None,
         prediction: Literal["auto", "epsilon", "v", "sample"] = "auto",
         guidance: Guidance = "auto",
-        reuse: ReuseSteps | None = None,
+        reuse: Annotated[ReuseSteps | None, Live()] = None,
         width: Annotated[int | None, Range(64, 4096)] = None,
         height: Annotated[int | None, Range(64, 4096)] = None,
         fit: Literal["crop", "stretch"] = "crop",
@@ -190,8 +192,7 @@ class Stream(Painter):
         recipe = models.recipe
         self._sampler = models.sampler if self.scheduler == "auto" or site.embedded else self.scheduler
         self._guide = Guide(models, self._sampler, self.guidance)
-        reuse = None if site.embedded or self.reuse is None else Reuse(models.unet, **self.reuse)
-        self._loop = Loop(models, reuse)
+        self._loop = Loop(models, Reuse(models.unet, **self._keeping()))
         skip = recipe.clip_skip if self.clip_skip is None else self.clip_skip
         encoder = Encoder(models, site.event, syntax=self.syntax, chunks=1 if site.embedded else self.chunks, skip=skip)
         self._conditioning = Conditioning(encoder, self.interpolation)
@@ -214,14 +215,24 @@ class Stream(Painter):
         self._conditioning.reset()
         self._image.forget()
         self._controls.forget()
-        if self._loop.reuse is not None:
-            self._loop.reuse.forget()
+        self._loop.reuse.forget()
+
+    def update(self, **changes: Any) -> None:
+        """Take new values of live parameters."""
+        super().update(**changes)
+        if "reuse" in changes and self.models is not None:
+            try:
+                self._loop.reuse.set(**self._keeping())
+            except UsageError as error:
+                self.site.event("reuse_stays", why=str(error))
 
     def snapshot(self) -> Any:
-        """The age of the epoch, what the prompt was, and the pictures that a scene cut would be seen by; the rest follows from the frame."""
+        """The age of the epoch, what the prompt was, kept features, and the pictures that a scene cut would be seen by; the rest follows from
+        the frame."""
         looks = [self._image, *self._controls.intakes] if self.scene_cut else []
         pictures = [None if look.view is None else look.view.copy() for look in looks]
-        return {"age": self._age, "said": self._conditioning.snapshot(), "pictures": pictures}
+        kept = self._loop.reuse.pace.snapshot()
+        return {"age": self._age, "said": self._conditioning.snapshot(), "pictures": pictures, "kept": kept}
 
     def recall(self, state: Any) -> None:
         import torch
@@ -229,6 +240,7 @@ class Stream(Painter):
         self._age = state["age"]
         with torch.inference_mode():
             self._conditioning.recall(state["said"])
+            self._loop.reuse.pace.recall(state.get("kept"), self._noise.device)
         for look, picture in zip([self._image, *self._controls.intakes], state["pictures"], strict=False):
             look.recall(picture)
 
@@ -267,7 +279,10 @@ class Stream(Painter):
             rows, guided = self._table()
             heard = self._conditioning(*self._said(prompt), guided, at)
             if self._looks is not None:
+                before = list(self._looks.seen)
                 self._looks.take(reference or [], self.reference_scale, self.reference_scales, guided)
+                if any(was is not None and was is not now for was, now in zip(before, self._looks.seen, strict=True)):
+                    self._loop.reuse.forget()
             if self.control_starts or self.control_ends or self._controls.moved:
                 self._controls.part(self.control_starts, self.control_ends)
             controls, change = self._controls.take(control or [], size, at, self.control_scale, self.control_scales)
