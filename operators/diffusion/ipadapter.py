@@ -63,7 +63,7 @@ def find(name: str, file: str | None) -> Adapter:
 
 
 class Looks:
-    """What all cross-attentions share: whether there is anything to look at, how strongly, and how many passes guidance takes.
+    """What all cross-attentions share: whether there is anything to look at, how strongly, and for which rows of guidance.
 
     `active[i]`: adapter i has a reference and a scale. `scales[i]`: its strength, 0-d on the device. `marks[i]`: fingerprint of its
     projection; a reference is for the adapter of the same one. `usual[i]`: its scale in the graph.
@@ -76,7 +76,7 @@ class Looks:
         self.active = [False] * len(self.marks)
         self.scales = [torch.zeros((), device=device) for _ in self.marks]
         self.values = [0.0] * len(self.marks)
-        self.guided = False
+        self.alone: int | None = 1  # the row of (blank, reference) that a pass of one row is for; None: both rows
         self.seen: list[Reference | None] = [None] * len(self.marks)
         self.layers: list[Any] = []
 
@@ -85,7 +85,7 @@ class Looks:
 
         Raises UsageError for a reference that no adapter here can read.
         """
-        self.guided = guided
+        self.alone = None if guided else 1
         left = [reference for reference in references if reference.adapter]
         for n, mark in enumerate(self.marks):
             mine = next((reference for reference in left if reference.adapter == mark), None)
@@ -180,8 +180,8 @@ def _layer(looks: Looks, weights: list[tuple[torch.Tensor, torch.Tensor]]) -> An
             for n, active in enumerate(looks.active):
                 if active:
                     key, value = self.keys[n], self.values[n]
-                    if not looks.guided:
-                        key, value = key[1:], value[1:]
+                    if looks.alone is not None:
+                        key, value = key[looks.alone, None], value[looks.alone, None]
                     if len(key) != rows:  # several pictures at once
                         key, value = (x.repeat_interleave(rows // len(x), dim=0) for x in (key, value))
                     found = found + looks.scales[n].to(found.dtype) * product(query, heads(key), heads(value))

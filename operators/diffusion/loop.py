@@ -1,20 +1,23 @@
 """The denoising loop: UNet and ControlNets driven along a sampler's rows.
 
-Everything that lasts is allocated when the shape is first seen: the basis that a step multiplies (two of them, written in turn), the model's
-input. A step is the model, one copy and one matrix product; no value is read on the host, so nothing here waits for the device.
+Everything that lasts is allocated when the shape is first seen (rig.py). A step is the model, one copy and one matrix product; no value is
+read on the host, so nothing here waits for the device. Where the device can record work, a step is captured once and replayed: the same
+operations on the same tensors, so the same bits. What is unusual (cells held, a negative prompt heard once) captures the passes alone.
 It knows latents and conditioning, not frames, prompts or pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from operators.diffusion.models import Models
+from operators.diffusion.graphs import Body, Captured, Graphs
+from operators.diffusion.models import Models, Net
 from operators.diffusion.passes import Control as Control  # where everybody looks for it
 from operators.diffusion.passes import Passes, Told
 from operators.diffusion.reuse import Reuse
-from operators.diffusion.schedule import LAST, SOURCE, WITH, WITHOUT, Rows, X
+from operators.diffusion.rig import Basis, Rig, rig_key
+from operators.diffusion.schedule import Rows
 
 if TYPE_CHECKING:
     import torch
@@ -23,42 +26,31 @@ if TYPE_CHECKING:
     from operators.diffusion.carry.hold import Held
     from operators.diffusion.ipadapter import Looks
 
-
-class Basis:
-    """The buffers of one latent shape (rows, C, h, w), `rows` being the passes of guidance."""
-
-    def __init__(self, passes: int, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> None:
-        import torch
-
-        size = shape[0] * shape[1] * shape[2]
-        self.turns = [torch.zeros(6, size, device=device) for _ in range(2)]
-        self.latent = [b[X].view(1, *shape) for b in self.turns]
-        self.last = [b[LAST].view(1, *shape) for b in self.turns]
-        self.answer = [b[WITHOUT : WITH + 1].view(2, *shape)[2 - passes :] for b in self.turns]
-        self.noise = [b[4].view(1, *shape) for b in self.turns]
-        self.source = [b[SOURCE].view(1, *shape) for b in self.turns]
-        self.result = [b[X : LAST + 1] for b in self.turns]
-        self.input = torch.zeros(passes, *shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-
-    def clear(self) -> None:
-        """Forget everything: a value that is not finite would outlive a weight of zero."""
-        for basis in self.turns:
-            basis.zero_()
+SHAPES = 8  # sizes and ways of guidance whose buffers are kept
 
 
 class Loop:
-    """Runs rows over one set of modules."""
+    """Runs rows over one set of modules; by `graphs` where the device can."""
 
-    def __init__(self, models: Models, reuse: Reuse | None) -> None:
+    def __init__(self, models: Models, reuse: Reuse | None, graphs: Graphs | None = None) -> None:
         self.models, self.reuse, self.passes = models, reuse, Passes(models, reuse)
         self.memory: Memory | None = None  # what self-attentions keep of earlier frames
         self.looks: Looks | None = None  # what cross-attentions look at beside the text
         self.bases: dict[tuple[int, ...], Basis] = {}
+        self.rigs: dict[Hashable, Rig] = {}
+        self.graphs = graphs
+        if graphs is not None:
+            graphs.lasting = self.passes.lasting
+        self.rig: Rig | None = None  # of the last frame
+        self.where: tuple[int, ...] = ()
+        self.expected: list[tuple[int, int, int]] = []
+        self.courses: dict[tuple[str, tuple[Net, ...]], None] = {}  # kinds of steps of the last frame
+        self.controls: Sequence[Control] = ()
 
     def basis(self, passes: int, shape: tuple[int, int, int]) -> Basis:
         key = (passes, *shape)
         if key not in self.bases:
-            if len(self.bases) >= 8:  # sizes and guidance seen long ago
+            if len(self.bases) >= SHAPES:
                 self.bases.pop(next(iter(self.bases)))
             self.bases[key] = Basis(passes, shape, self.models.device, self.models.dtype)
         return self.bases[key]
@@ -85,8 +77,10 @@ class Loop:
         """
         import torch
 
-        basis = self.basis(len(cond), tuple(noise.shape[1:]))  # type: ignore[arg-type]
-        start, now = noise[:1], 0
+        told, steps, shape = Told(cond, extra, added), rows.n - begin, tuple(noise.shape[1:])
+        rig = self.rig = None if self.graphs is None else self._rigged(len(cond), shape, told, controls)  # type: ignore[arg-type]
+        basis = rig or self.basis(len(cond), shape)  # type: ignore[arg-type]
+        start = noise[:1]
         if source is None:
             torch.mul(start, rows.pure, out=basis.latent[0])
             if rows.residual:
@@ -99,25 +93,35 @@ class Loop:
             if rows.residual:
                 for each in basis.source:
                     each.copy_(source)
-        told, steps = Told(cond, extra, added), rows.n - begin
+        if rig is not None and held is None and not rows.onetime:
+            return self._replayed(rig, rows, begin, noise, controls, check)
         if held is not None and steps:
             held.pin(basis.latent[0], start, *rows.start[begin])
+        now = 0
         for k in range(steps):
             check()
             i = begin + k
-            lone = rows.onetime and k > 0  # only the first step hears the negative prompt
+            lone = int(rows.onetime and k > 0)  # only the first step hears the negative prompt
             if lone and k == 1:
                 told = Told(cond[1:], extra, None if added is None else {name: each[1:] for name, each in added.items()})
                 if self.looks is not None:
-                    self.looks.guided = False
+                    self.looks.alone = 1
             if self.memory is not None:
                 self.memory.step = i
-            given = basis.input[1:] if lone else basis.input
+            given = basis.input[lone:]
             given.copy_(basis.latent[now])
             if rows.scaled:
                 given.mul_(rows.scale[i])
-            answer = basis.answer[now][1:] if lone else basis.answer[now]
-            answer.copy_(self._predict(given, rows.t[i], told, controls, k, steps))
+            kind, nets = self._course(k, steps, controls)
+            if rig is not None:
+                rig.t.copy_(rows.t[i])
+                self._entry(rig, f"pass {lone}", kind, nets).run()
+                found = rig.out[lone:]
+            elif kind == "full":
+                found = self.passes.full(given, rows.t[i], told, [control for control in controls if control.net in nets])
+            else:
+                found = self.passes.short(given, rows.t[i], told)
+            basis.answer[now][lone:].copy_(found)
             if rows.onetime and not k:
                 against = torch.mm(rows.against[i], basis.turns[now]).view(basis.source[0].shape)
                 for each in basis.source:
@@ -132,13 +136,122 @@ class Loop:
                 held.pin(basis.latent[now], start, *(rows.start[i + 1] if k + 1 < steps else (1.0, 0.0)))
         return basis.latent[now]
 
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Pixels (1, 3, H, W), about -1..1, of a latent; of one that `run` gave, into a tensor that holds until the next call."""
+        rig = self.rig
+        if rig is None or self.graphs is None or latent is not rig.latent[0]:
+            return self.models.decode(latent)
+        module = self.models.coder.module
+        made = self.graphs.get((rig.key, "decode"), lambda: _doubted(rig, rig.decoding(), [module]))
+        made.run()
+        assert rig.pixels is not None
+        return rig.pixels
+
     def clear(self) -> None:
-        for basis in self.bases.values():
+        for basis in (*self.bases.values(), *self.rigs.values()):
             basis.clear()
 
-    def _predict(
-        self, given: torch.Tensor, t: torch.Tensor, told: Told, controls: Sequence[Control], k: int, steps: int
-    ) -> torch.Tensor:  # fmt: skip
+    def _course(self, k: int, steps: int, controls: Sequence[Control]) -> tuple[str, list[Net]]:
+        """Which pass executed step `k` takes, and which ControlNets work in it."""
         if self.reuse is not None and not self.reuse.due(k):
-            return self.passes.short(given, t, told)
-        return self.passes.full(given, t, told, [control for control in controls if control.net.active(k, steps)])
+            return "short", []
+        return "full", [control.net for control in controls if control.net.active(k, steps)]
+
+    # ---- captured
+
+    def idle(self) -> bool:
+        """Capture a piece of what is wanted, or get ready for a shape that is expected; whether there is more to do."""
+        graphs = self.graphs
+        if graphs is None or graphs.resting:
+            return False
+        if graphs.wanted:
+            graphs.idle()
+            return bool(graphs.wanted or self.expected)
+        if not self.expected or self.rig is None:
+            return False
+        self._prepare(self.expected.pop(0))
+        return True
+
+    def expect(self, shapes: Sequence[tuple[int, int, int]]) -> None:
+        """Latents (C, h, w) that may come: their steps are captured when there is time, as the last frame's were."""
+        self.expected = list(dict.fromkeys(shapes)) if self.graphs is not None else []
+
+    def _rigged(self, rows: int, shape: tuple[int, int, int], told: Told, controls: Sequence[Control]) -> Rig:
+        assert self.graphs is not None
+        where = self._where()
+        if where != self.where:
+            if self.where:
+                self.graphs.stale("weights lie elsewhere")
+            self.where = where
+        rig = self._rig(rows, shape, told)
+        rig.hear(told, controls)
+        self.controls, self.courses = controls, {}
+        self.graphs.begin()
+        return rig
+
+    def _rig(self, rows: int, shape: tuple[int, int, int], told: Told) -> Rig:
+        key = rig_key((rows, *shape), told)
+        rig = self.rigs.pop(key, None)
+        if rig is None:
+            while len(self.rigs) >= SHAPES:
+                assert self.graphs is not None
+                self.graphs.drop(self.rigs.pop(next(iter(self.rigs))).key)
+            rig = Rig(self.models, self.passes, rows, shape, told)
+        self.rigs[key] = rig  # the last is the one used last
+        return rig
+
+    def _replayed(
+        self, rig: Rig, rows: Rows, begin: int, noise: torch.Tensor, controls: Sequence[Control], check: Callable[[], None]
+    ) -> torch.Tensor:  # fmt: skip
+        row, fresh, steps = rig.row, rig.noise[0], rows.n - begin
+        for k in range(steps):
+            check()
+            i = begin + k
+            row.copy_(rows.row_later[i] if k else rows.row_first[i])
+            if rows.draws[i]:
+                fresh.copy_(noise[1 + i])
+            if self.memory is not None:
+                self.memory.step = i
+            self._entry(rig, "step", *self._course(k, steps, controls)).run()
+        return rig.latent[0]
+
+    def _entry(self, rig: Rig, what: str, kind: str, nets: list[Net]) -> Captured:
+        assert self.graphs is not None
+        facts = tuple(fact(rig.shape) for fact in self.passes.facts)
+        self.courses[kind, tuple(nets)] = None
+
+        def make() -> tuple[Body, Callable[[], str | None]]:
+            modules = [self.models.unet, *(net.module for net in nets)]
+            body = rig.step(kind, nets) if what == "step" else rig.answering(kind, nets, int(what[-1]))
+            return _doubted(rig, body, modules)
+
+        return self.graphs.get((rig.key, what, kind, tuple(map(id, nets)), facts), make)
+
+    def _where(self) -> tuple[int, ...]:
+        """Where the weights lie, of modules that stay on the device: one parameter each, because this is asked on every frame."""
+        models, nets = self.models, self.models.nets
+        modules = [models.unet, models.coder.module, *(net.module for net in nets)]
+        return tuple(next(module.parameters()).data_ptr() for module in modules if id(module) not in models.resting)
+
+    def _prepare(self, shape: tuple[int, int, int]) -> None:
+        """Want ahead what `shape` will need, as the last frame needed it. All of it runs once plainly, so that what is kept has its places."""
+        last = self.rig
+        assert last is not None
+        if len(self.rigs) >= SHAPES:
+            return
+        rig = self._rig(last.shape[0], shape, last.told[0])
+        if rig is last:
+            return
+        for control in self.controls:
+            rig.place(control)
+        courses = sorted(self.courses, key=lambda course: course[0])  # full ones first: short ones want what they keep
+        for kind, nets in courses:
+            rig.step(kind, nets)()
+        for kind, nets in courses:
+            self._entry(rig, "step", kind, list(nets))
+        assert self.graphs is not None
+        self.graphs.get((rig.key, "decode"), lambda: _doubted(rig, rig.decoding(), [self.models.coder.module]))
+
+
+def _doubted(rig: Rig, body: Body, modules: list[object]) -> tuple[Body, Callable[[], str | None]]:
+    return body, rig.doubt(body, modules)
