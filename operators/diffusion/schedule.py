@@ -267,6 +267,7 @@ def _lcm(sampler: Sampler, noise: Noise, n: int) -> Table:
 
 # Rows of the basis that a step multiplies: latent, last clean estimate, model's output without and with the prompt, noise, the frame's source.
 X, LAST, WITHOUT, WITH, FRESH, SOURCE = range(6)
+ROW = 14  # numbers that a step is made of: timestep, scale of the model's input, a (2, 6) matrix
 
 
 class Rows:
@@ -309,9 +310,16 @@ class Rows:
             negative = np.zeros((table.n, 1, 6), np.float32)
             negative[:, 0, X], negative[:, 0, WITHOUT] = table.rows[:, 0], table.rows[:, 1]
             self.against = list(torch.from_numpy(negative).to(device).unbind(0))
-        # Lists of views, taken apart here once: indexing a tensor costs a dispatch on every step.
-        self.later = list(fold(table.rows).unbind(0))
-        self.first = list(fold(table.first).unbind(0))
-        self.t = list(torch.from_numpy(table.t.astype(np.float32)).to(device)[:, None].unbind(0))
-        self.scale = list(torch.from_numpy(table.scale.astype(np.float32)).to(device).unbind(0))
+        head = torch.from_numpy(np.stack([table.t, table.scale], axis=1).astype(np.float32)).to(device)
+
+        def packed(rows: Vector) -> torch.Tensor:
+            return torch.cat([head, fold(rows).flatten(1)], dim=1)
+
+        # Lists of views, taken apart here once: indexing a tensor costs a dispatch on every step. All that a step needs to know lies in one
+        # row of ROW numbers: timestep, scale of the input, matrix.
+        self.row_later, self.row_first = list(packed(table.rows).unbind(0)), list(packed(table.first).unbind(0))
+        self.later = [row[2:].view(2, 6) for row in self.row_later]
+        self.first = [row[2:].view(2, 6) for row in self.row_first]
+        self.t = [row[:1] for row in self.row_later]
+        self.scale = [row[1] for row in self.row_later]
         self.draws = [bool(d != 0) for d in table.rows[:, 5]]
