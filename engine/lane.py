@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.device import Host
 from engine.errors import OperatorError
+from engine.lifecycle import Operator
 from engine.trace import Ring
 
 if TYPE_CHECKING:
@@ -82,6 +83,17 @@ class Lane:
         return True
 
     def drop(self, node: NodeRun) -> None:
+    def idle(self) -> bool:
+        """Let operators get ready for what may come, a little; whether one of them has more to do."""
+        more = False
+        for node in self.opened:
+            if not node.dead and isinstance(node.operator, Operator) and type(node.operator).idle is not Operator.idle:
+                try:
+                    more = node.operator.idle() or more
+                except Exception as error:
+                    node.fail(OperatorError(node.name, -1, node.epoch, error))
+        return more
+
         """Take a node out, on this lane. The last one stays for whoever still looks at the lane; its thread ends."""
         self._ready = [entry for entry in self._ready if entry[2] is not node]
         heapq.heapify(self._ready)

@@ -65,6 +65,11 @@ class Operator:
         return True
 
     def tally(self) -> dict[str, int]:
+    def idle(self) -> bool:
+        """Called on the lane, between frames, when there is nothing to do: get ready for what may come, a little at a time, because a frame that
+        arrives meanwhile waits. Whether there is more to get ready for. Not called where time is simulated."""
+        return False
+
         """Numbers of its own for the summary and the metrics, such as what a sink sent and what a peer missed. Read from any thread, also after
         close."""
         return {}

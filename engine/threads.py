@@ -112,6 +112,8 @@ class Threads:
                 self._take(lane, inbox.get())
                 while lane.step() and not aborting.is_set():
                     while not inbox.empty():
+                while inbox.empty() and not aborting.is_set() and lane.idle():
+                    pass
                         self._take(lane, inbox.get())
         except Cancelled:
             pass
