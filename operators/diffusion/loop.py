@@ -78,7 +78,8 @@ class Loop:
         import torch
 
         told, steps, shape = Told(cond, extra, added), rows.n - begin, tuple(noise.shape[1:])
-        rig = self.rig = None if self.graphs is None else self._rigged(len(cond), shape, told, controls)  # type: ignore[arg-type]
+        plain = self.graphs is None or self.memory is not None  # which places a pass with memory reads and writes changes with every frame
+        rig = self.rig = None if plain else self._rigged(len(cond), shape, told, controls)  # type: ignore[arg-type]
         basis = rig or self.basis(len(cond), shape)  # type: ignore[arg-type]
         start = noise[:1]
         if source is None:
@@ -106,13 +107,13 @@ class Loop:
                 told = Told(cond[1:], extra, None if added is None else {name: each[1:] for name, each in added.items()})
                 if self.looks is not None:
                     self.looks.alone = 1
-            if self.memory is not None:
-                self.memory.step = i
             given = basis.input[lone:]
             given.copy_(basis.latent[now])
             if rows.scaled:
                 given.mul_(rows.scale[i])
             kind, nets = self._course(k, steps, controls)
+            if self.memory is not None:
+                self.memory.enter(i if kind == "full" else ~i)
             if rig is not None:
                 rig.t.copy_(rows.t[i])
                 self._entry(rig, f"pass {lone}", kind, nets).run()
@@ -210,8 +211,6 @@ class Loop:
             row.copy_(rows.row_later[i] if k else rows.row_first[i])
             if rows.draws[i]:
                 fresh.copy_(noise[1 + i])
-            if self.memory is not None:
-                self.memory.step = i
             self._entry(rig, "step", *self._course(k, steps, controls)).run()
         return rig.latent[0]
 
