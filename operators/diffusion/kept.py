@@ -57,8 +57,11 @@ class Kept:
 
     def clear(self) -> None:
         """Zeros everywhere; the places stay."""
-        for place in self:
-            place.zero_()
+        import torch
+
+        with torch.inference_mode():  # where they were made, and where nothing else may write to them
+            for place in self:
+                place.zero_()
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for here in self.places.values():

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+Slot = tuple[int, tuple[int, ...], dict[str, "torch.Tensor"]]
+
 CELLS = 32
 MOTION = 0.1  # without `motion` in the table
 
@@ -35,7 +37,8 @@ class Pace:
         self.kept = kept
         self.every, self.frames, self.motion, self.end = 1, 1, MOTION, 1.0
         self.full = 0
-        self.slots: list[tuple[int, tuple[int, ...], dict[str, torch.Tensor]]] = []  # nominal step, shape of the latent, what was kept
+        self.slots: list[Slot] = []  # nominal step, shape of the latent, what was kept
+        self.spare: list[Slot] = []  # those of the key frame before, to be written anew
         self.lying: dict[tuple[int, ...], int] = {}  # which slot's features lie in the places of a shape
         self.valid = False
         self.age = 0  # frames painted since the key frame, it included
@@ -73,9 +76,7 @@ class Pace:
         self._key = not (same and self.age < self.frames and _moved(self.look, look) <= self.motion)
         self._asked, self._shape, self._once, self._owed, self.full = (facts, look, span), shape, once, None, 0
         if self._key:
-            self.valid = False  # until it is whole: memory may run out on the way
-            self.slots.clear()
-            self.lying.clear()
+            self.forget()  # until it is whole: memory may run out on the way
         return self._key
 
     def due(self, step: int) -> bool:
@@ -113,7 +114,7 @@ class Pace:
     def forget(self) -> None:
         """The next frame is a key frame."""
         self.valid, self.look, self._owed = False, [], None
-        self.slots.clear()
+        self.spare, self.slots = (self.slots or self.spare) if self.frames > 1 else [], []
         self.lying.clear()
 
     def snapshot(self) -> dict[str, Any] | None:
@@ -141,10 +142,17 @@ class Pace:
         if self._owed is None:
             return
         (at, shape), self._owed = self._owed, None
-        kept = {name: value.clone() for name, value in self.kept.places.get(shape, {}).items()}
-        if kept:
-            self.lying[shape] = len(self.slots)
-            self.slots.append((at, shape, kept))
+        lies = self.kept.places.get(shape, {})
+        if not lies:
+            return
+        old = self.spare.pop(0)[2] if self.spare else {}
+        kept = {}
+        for name, value in lies.items():
+            place = old.get(name)
+            fits = place is not None and place.shape == value.shape and place.dtype == value.dtype
+            kept[name] = place.copy_(value) if fits else value.clone()  # type: ignore[union-attr]
+        self.lying[shape] = len(self.slots)
+        self.slots.append((at, shape, kept))
 
 
 def _cells(picture: Any) -> np.ndarray[Any, Any]:
