@@ -1,0 +1,53 @@
+"""Which parameters of diffusion.stream stand for which technique, and what is measured of each.
+
+A technique is named by the parameter that turns it on. Names that this version of the operator does not know make the line a skipped one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# parameter: (on, off)
+GRAPHS: dict[str, tuple[Any, Any]] = {"graphs": (True, False)}
+REUSES: dict[str, dict[str, Any]] = {
+    "reuse 2, cut 1": {"reuse": {"every": 2, "cut": 1}},
+    "reuse 3, cut 1": {"reuse": {"every": 3, "cut": 1}},
+    "reuse 3, cut 0": {"reuse": {"every": 3, "cut": 0}},
+    "reuse 5, cut 1": {"reuse": {"every": 5, "cut": 1}},
+}
+BATCHES: dict[str, dict[str, Any]] = {"stream batch": {"stream_batch": True}}
+
+
+def chosen(wish: Mapping[str, Any], *, off: bool = False) -> dict[str, Any]:
+    """Parameters for `wish`. Of those given as (on, off) the default is left alone where turning off is meant and there is nothing to turn."""
+    from bench.gpu.paint import known, needs
+
+    found = {}
+    for name, value in wish.items():
+        if isinstance(value, tuple):
+            if off and known(name) is None:
+                continue
+            value = value[1] if off else value[0]
+        needs(name)
+        found[name] = value
+    return found
+
+
+def wished(wish: Mapping[str, Any]) -> dict[str, Any]:
+    """Like `chosen`, without what this version does not know."""
+    from bench.gpu.paint import known
+
+    return chosen({name: value for name, value in wish.items() if known(name) is not None})
+
+
+EIGHTS: dict[str, dict[str, Any]] = {"weights kept in fp8": {"weights": "fp8"}}
+
+
+def presets() -> dict[str, str]:
+    """The hashes of the plans that ship, so that a result says which graphs it was made with."""
+    from engine.compile import compile
+    from engine.layers import shipped_graphs
+    from engine.load import load
+
+    return {name: compile(load(name)).hash for name in sorted(shipped_graphs()) if name.startswith("live_")}
