@@ -73,8 +73,8 @@ def make_node(
         stop.set()
     site = Site(
         node=node.name, seed=plan.seed, live=plan.live, embedded=plan.embedded, device="cpu" if hosted else lane.device.name, placed=placed,
-        batch=node.batch, budget_ms=plan.budget_ms, clock=session.clock, pools=session.pools, stop=stop, _event=session.event,
         choices={r.set.partition(".")[2]: r.choices for r in plan.govern.knobs if r.choices and r.set.startswith(f"{node.name}.")},
+        batch=node.batch, budget_ms=plan.budget_ms, clock=session.clock, pools=session.pools, stop=stop, _event=session.event,
         _reset=session._site_reset, _output=session._site_output, _outcome=session.outcome, _decide=session.decide,
         _measure=session._site_measure, _health=lambda: session.state,
         _span=lambda start, stop, name, seq, epoch: lane.trace.add(start, stop, "part", name, seq, epoch),

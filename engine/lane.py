@@ -82,7 +82,6 @@ class Lane:
         self.look(node)
         return True
 
-    def drop(self, node: NodeRun) -> None:
     def idle(self) -> bool:
         """Let operators get ready for what may come, a little; whether one of them has more to do."""
         more = False
@@ -94,6 +93,7 @@ class Lane:
                     node.fail(OperatorError(node.name, -1, node.epoch, error))
         return more
 
+    def drop(self, node: NodeRun) -> None:
         """Take a node out, on this lane. The last one stays for whoever still looks at the lane; its thread ends."""
         self._ready = [entry for entry in self._ready if entry[2] is not node]
         heapq.heapify(self._ready)

@@ -59,17 +59,17 @@ class Operator:
         not write over what was recorded. None: this sink writes no files, and a replay does without it."""
         return None
 
+    def idle(self) -> bool:
+        """Called on the lane, between frames, when there is nothing to do: get ready for what may come, a little at a time, because a frame that
+        arrives meanwhile waits. Whether there is more to get ready for. Not called where time is simulated."""
+        return False
+
     def wanted(self) -> bool:
         """For sinks, asked before every call: False when nobody would see the frame. It is then neither converted nor downloaded nor handed
         over, and is dropped as `unwatched`."""
         return True
 
     def tally(self) -> dict[str, int]:
-    def idle(self) -> bool:
-        """Called on the lane, between frames, when there is nothing to do: get ready for what may come, a little at a time, because a frame that
-        arrives meanwhile waits. Whether there is more to get ready for. Not called where time is simulated."""
-        return False
-
         """Numbers of its own for the summary and the metrics, such as what a sink sent and what a peer missed. Read from any thread, also after
         close."""
         return {}

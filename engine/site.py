@@ -55,11 +55,11 @@ class Site:
     device: str = "cpu"
     budget_ms: float | None = None
     placed: Mapping[str, str] = field(default_factory=dict)  # how to keep models, by the names given in `Operator.outlook`: a Way's `how`
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # live parameters that the governor moves: the values it may take
     base: Path = field(default_factory=Path)  # relative paths in a graph are relative to the working directory; kept for tools
     clock: Clock = field(default_factory=RealClock)
     pools: Pools = field(default_factory=Pools)
     stop: threading.Event = field(default_factory=threading.Event)
-    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # live parameters that the governor moves: the values it may take
     batch: int = 1  # how many frames a call gathers at most
     packet: Packet | None = None  # the frame in hand: the trigger's packet
     packets: list[Packet] = field(default_factory=list)  # those of a batch, in order; the last of them is in hand, any may be put there

@@ -109,11 +109,11 @@ class Threads:
             if not self._open(lane, opening):
                 return
             while not lane.finished and not aborting.is_set():
+                while inbox.empty() and not aborting.is_set() and lane.idle():
+                    pass
                 self._take(lane, inbox.get())
                 while lane.step() and not aborting.is_set():
                     while not inbox.empty():
-                while inbox.empty() and not aborting.is_set() and lane.idle():
-                    pass
                         self._take(lane, inbox.get())
         except Cancelled:
             pass
