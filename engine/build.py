@@ -17,6 +17,7 @@ from engine.memory import MemoryPlan, memory_of
 from engine.node import NodeRun
 from engine.plan import Plan, PlanLane, PlanNode
 from engine.site import Site
+from engine.spent import Spent
 
 if TYPE_CHECKING:
     from engine.session import Session
@@ -53,13 +54,13 @@ def device_of(session: Session, plan: Plan) -> str:
     return session.wanted_device or (device.pick(None) if any(registry.find(node.op).gpu for node in plan.nodes) else "cpu")
 
 
-def make_lane(session: Session, planned: PlanLane, name: str = "") -> Lane:
-    """A lane as planned, under another name where one is given."""
+def make_lane(session: Session, planned: PlanLane) -> Lane:
+    """A lane as planned."""
     wanted, inline = session.wanted_device, session.executor == "inline"
     here = wanted if wanted and inline and not planned.source else "cpu"
     alone = planned.source or inline  # one thread and one stream: nothing crosses, so nothing has to be waited for
     where = device.Host(here) if alone else device.lane_device(session.device, planned.priority)
-    return Lane(name or planned.name, where, direct=not inline)
+    return Lane(planned.name, where, direct=not inline)
 
 
 def make_node(
@@ -76,7 +77,7 @@ def make_node(
         choices={r.set.partition(".")[2]: r.choices for r in plan.govern.knobs if r.choices and r.set.startswith(f"{node.name}.")},
         batch=node.batch, budget_ms=plan.budget_ms, clock=session.clock, pools=session.pools, stop=stop, _event=session.event,
         _reset=session._site_reset, _output=session._site_output, _outcome=session.outcome, _decide=session.decide,
-        _measure=session._site_measure, _health=lambda: session.state,
+        _measure=session._site_measure, _health=lambda: session.state, _spent=Spent(session, node.name),
         _span=lambda start, stop, name, seq, epoch: lane.trace.add(start, stop, "part", name, seq, epoch),
     )  # fmt: skip
     run = NodeRun(node, spec, site, session)

@@ -96,7 +96,7 @@ class Governing:
         per_frame: list[tuple[float, float]] = []
         frames = 0
         for lane in session.lanes.values():
-            if lane.nodes[0].spec.source or lane.name == "slow":
+            if lane.nodes[0].spec.source or lane.nodes[0].plan.lane == "slow":
                 continue  # a source waits for its stream, and a slow branch is allowed to be slow
             p50 = p95 = 0.0
             for node in lane.nodes:

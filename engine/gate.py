@@ -120,6 +120,11 @@ class Gate:
             finally:
                 self._pumping = False
 
+    def broken(self) -> None:
+        """The stream begins anew: so does an epoch, with its first frame."""
+        with self.lock:
+            self._cut = True
+
     def close(self) -> None:
         """The session is over: the frame that still waits will not be admitted."""
         with self.lock:

@@ -126,9 +126,24 @@ class Inline:
         if swap.stale():
             self._discard(swap)
             self.session.reloads.appendleft((swap.plan, swap.receipt))
+        elif (error := self._take_over(swap)) is not None:
+            self._discard(swap)
+            for handover in swap.handovers:
+                handover.take_back()
+                if handover.node.gate is not None and not handover.node.dead:
+                    self._frames[handover.node.gate] = handover.node.frames()
+            swap.refuse(str(error))
         else:
             self._put_in_force(swap)
         return True
+
+    def _take_over(self, swap: Swap) -> OperatorError | None:
+        """Let old nodes close what new ones need, and open these; the error of the first that does not open."""
+        for handover in swap.handovers:
+            if handover.node.gate in self._frames:
+                self._frames.pop(handover.node.gate).close()
+            handover.give()
+        return self._open(swap.late)
 
     def _begin(self, swap: Swap) -> bool:
         if self.session.ending:
@@ -141,9 +156,8 @@ class Inline:
                 swap.prepare()
             except EngineError as failure:
                 error = failure
-            lanes = list(swap.lanes.values())
-            self._lanes += lanes
-            if (error := error or self._open(lanes)) is not None:
+            self._lanes += swap.lanes
+            if (error := error or self._open(lane for lane in swap.lanes if lane not in swap.late)) is not None:
                 self._discard(swap)
                 swap.refuse(str(error))
             else:
@@ -152,8 +166,8 @@ class Inline:
         return True
 
     def _discard(self, swap: Swap) -> None:
-        close_all(node for lane in swap.lanes.values() for node in lane.opened)
-        for lane in swap.lanes.values():
+        close_all(node for lane in swap.lanes for node in lane.opened)
+        for lane in swap.lanes:
             self._lanes.remove(lane)
         for node in swap.fresh.values():
             if node.gate in self._frames:
@@ -208,9 +222,8 @@ class Inline:
             self.session.nudge.set()
             return
         swap.prepare()
-        lanes = list(swap.lanes.values())
-        self._lanes += lanes
-        if (error := self._open(lanes)) is not None:
+        self._lanes += swap.lanes
+        if (error := self._open(lane for lane in swap.lanes if lane not in swap.late) or self._take_over(swap)) is not None:
             self.session.fail(error)
             self.session.stop(drain=False)
             return

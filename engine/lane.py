@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from engine.device import Host
-from engine.errors import OperatorError
+from engine.errors import EngineError, OperatorError
 from engine.lifecycle import Operator
 from engine.trace import Ring
 
@@ -32,6 +32,7 @@ class Lane:
         self.busy: tuple[NodeRun, int, int] | None = None  # node, seq, since (ns): what the watchdog and the live view read
         self.open_nodes = 0
         self.over = False  # its thread runs no more jobs
+        self.thread: threading.Thread | None = None
         self.guard = threading.Lock()
         self.post: Callable[[NodeRun], None] = self.look
         self._ready: list[tuple[int, int, NodeRun]] = []
@@ -105,12 +106,34 @@ class Lane:
             self.opened.remove(node)
             close_all([node])
 
+    def rename(self, name: str) -> None:
+        """Another name: what people see of a lane and of its thread."""
+        self.name = name
+        if self.thread is not None:
+            self.thread.name = f"lane {name}"
+
     def node_finished(self) -> None:
         self.open_nodes -= 1
 
     @property
     def finished(self) -> bool:
         return self.open_nodes == 0
+
+
+class Opening:
+    """Some lanes that open together: none of them goes on before all have opened, or one has failed."""
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self.lanes = list(lanes)
+        self.opened = threading.Semaphore(0)
+        self.go = threading.Event()
+        self.cancelled = False
+        self.errors: list[EngineError] = []
+
+    def cancel(self) -> None:
+        """Let the lanes close what they opened, and end."""
+        self.cancelled = True
+        self.go.set()
 
 
 def close_all(nodes: Iterable[NodeRun]) -> None:

@@ -27,6 +27,11 @@ class Operator:
     """For sinks that only watch beside others (a preview, a meter): a frame that reached nobody else is not out, and ages are not taken
     there. Where a graph has no other sink, it counts like any."""
 
+    gives_way: ClassVar[bool] = False
+    """For operators that nobody waits for (a picture-to-text model): when another node runs out of memory, this one is asked to `relieve`
+    before that one gives anything up. `relieve` and `restore` may then come from any thread, also during a call, and `relieve` returns when
+    the memory is free."""
+
     @classmethod
     def outlook(cls, asked: Asked) -> Outlook | None:
         """What this operator will load and compute, from its parameters and files alone, without torch; None: nothing worth saying."""
@@ -52,6 +57,12 @@ class Operator:
 
     def recall(self, state: Any) -> None:
         """Go on from a `snapshot`; called after `open`, on the lane."""
+
+    @classmethod
+    def exclusive(cls, params: Mapping[str, Any]) -> str | None:
+        """What only one can hold at a time, in words that are the same for all who would: a camera, a port, a file to write. None: nothing. A
+        reload then closes the old node before it opens the new one, and opens the old one again where the new one does not open."""
+        return None
 
     @classmethod
     def redirected(cls, params: Mapping[str, Any], folder: Path, node: str) -> dict[str, Any] | None:

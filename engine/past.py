@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from engine.channel import Channel
     from engine.gate import Gate
     from engine.session import Session
+    from engine.trace import Ring
 
 
 class Past:
     """Those that are not settled yet, and the sums of those that are."""
 
     def __init__(self) -> None:
+        self.traces: deque[tuple[str, Ring]] = deque(maxlen=8)  # of lanes that ended, by name
         self.channels: list[Channel] = []
         self.gates: list[Gate] = []
         self.frames: Counter[str] = Counter()  # in, out

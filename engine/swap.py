@@ -2,7 +2,8 @@
 
 1. What is new is made and opened in the background, on lanes of its own, while the old graph goes on.
 2. The gates are shut at one frame, and what is under way is finished: at least every frame that holds a credit. A slow branch, which holds
-   none, is not waited for; what it still brings for edges that are gone is dropped as `reload`.
+   none, is not waited for; what it still brings for edges that are gone is dropped as `reload`. What only one can hold changes hands now
+   (`engine.handover`).
 3. Every node that stays gets its inputs and outputs anew, on its own lane; edges that are the same at both ends keep their queue, with the
    values that holds and carries have in them. Nodes that go are closed.
 4. The gates open. The first frame of the new wiring is the one that the receipt names.
@@ -15,6 +16,7 @@ which step is due is theirs to know.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from engine.build import device_of, keep_step, make_lane, make_node
 from engine.channel import Channel
 from engine.control import Governing
 from engine.diff import Diff, diff, reader
+from engine.handover import Handover, claim, claims, part
 from engine.lane import Lane
 from engine.life import rewire
 from engine.memory import MemoryPlan, memory_of
@@ -48,7 +51,9 @@ class Swap:
         self.old = session.plan
         self.diff = receipt.diff = self._diff()
         self.fresh: dict[str, NodeRun] = {}
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: list[Lane] = []
+        self.late: list[Lane] = []  # those of `lanes` whose nodes need what old ones still hold
+        self.handovers: list[Handover] = []
         self.memory: MemoryPlan | None = None
 
     def _diff(self) -> Diff:
@@ -75,20 +80,23 @@ class Swap:
         session.device = session.device if session.device != "cpu" else device_of(session, plan)
         self.memory = memory_of(plan, session.device)
         planned = {lane.name: lane for lane in plan.lanes}
+        made: dict[tuple[str, bool], Lane] = {}
+        held = claims(self.old, self.diff.kept)
         for node in plan.nodes:
             if node.name in self.diff.kept:
                 continue
-            lane = self.lanes.get(node.lane)
+            holder = held.get(claim(node) or "")
+            lane = made.get((node.lane, holder is not None))
             if lane is None:
-                lane = self.lanes[node.lane] = make_lane(session, planned[node.lane], self._lane_name(node.lane))
+                lane = made[node.lane, holder is not None] = make_lane(session, planned[node.lane])
+                self.lanes.append(lane)
+                if holder is not None:
+                    self.late.append(lane)
+            if holder is not None and holder not in [handover.node.name for handover in self.handovers]:
+                self.handovers.append(Handover(session.nodes[holder]))
             params = {key: value for key, value in self._carried(node).items() if not key.startswith("in.")}
             run = self.fresh[node.name] = make_node(session, plan, node, lane, self.memory, params)
             run.version = session.version
-
-    def _lane_name(self, wanted: str) -> str:
-        taken = {lane.name for lane in self.session.lanes.values()}
-        names = (wanted if n == 1 else f"{wanted}~{n}" for n in range(1, 1 << 20))
-        return next(name for name in names if name not in taken)
 
     def _carried(self, node: PlanNode) -> dict[str, Any]:
         """What was changed live on a node that is made anew and is still as the graph says it was: the change outlives the rebuild."""
@@ -190,7 +198,8 @@ class Swap:
             [channel for channel in self._channels if id(channel) not in stay], [g for n, g in old_gates.items() if gates.get(n) is not g]
         )
         session.gates = gates
-        session.lanes = self._lanes(nodes)
+        before, session.lanes = session.lanes, self._lanes(nodes)
+        session.past.traces.extend((lane.name, lane.trace) for lane in before.values() if lane not in session.lanes.values())
         with session.together:
             keep_step(gates)
         self._finish(nodes, wires, cut)
@@ -281,7 +290,7 @@ class Swap:
             for node in list(lane.nodes):
                 if nodes.get(node.name) is not node:
                     if node.gate is None:
-                        self._part(node)
+                        part(node)
                         lane.drop(node)
                 elif node.gate is None:
                     self._connect(node, wires)
@@ -289,16 +298,16 @@ class Swap:
 
         return job
 
-    @staticmethod
-    def _part(node: NodeRun) -> None:
-        """A node that leaves: a sink has had its last frame, and is told so; what anybody else would still say nobody would hear."""
-        if node.spec.sink and not node.finished and not node.dead and node in node.lane.opened:
-            node.flush_group()
-            node.flush()
-
     def _lanes(self, nodes: dict[str, NodeRun]) -> dict[str, Lane]:
-        found = {node.lane.name: node.lane for node in nodes.values()}
-        return dict(sorted(found.items(), key=lambda item: min(n.plan.order for n in nodes.values() if n.lane is item[1])))
+        """The lanes by name: as in the plan; where nodes of one lane live on several threads, because some are older, `main`, `main~2`."""
+        lanes = {node.lane: node.plan.lane for node in reversed(nodes.values())}  # to the name that the plan has for them
+        taken: set[str] = set()
+        for lane, wanted in sorted(lanes.items(), key=lambda item: (item[0] in self.lanes, len(item[0].name), item[0].name)):
+            names = (wanted if n == 1 else f"{wanted}~{n}" for n in itertools.count(1))
+            lane.rename(next(name for name in names if name not in taken))
+            taken.add(lane.name)
+        first = {lane: min(n.plan.order for n in nodes.values() if n.lane is lane) for lane in lanes}
+        return {lane.name: lane for lane in sorted(lanes, key=first.__getitem__)}
 
     # ---- 4: on with it
 

@@ -11,40 +11,23 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.emit import leases_of
 from engine.errors import Cancelled, EngineError, OperatorError, RunError, StallError
 from engine.gate import Offer
-from engine.lane import Lane, close_all
+from engine.handover import Handover
+from engine.lane import Lane, Opening, close_all
 from engine.node import NodeRun
+from engine.reloading import Reloading
 from engine.stall import diagnose
-from engine.swap import Swap
 
 if TYPE_CHECKING:
     from engine.session import Session
 
 STALL_S = 5.0
 JOIN_S = 10.0
-DRAIN_S = 2.0  # how long a reload waits for the frames under way
-LOOK_S = 0.02  # how often it looks for frames that a batch has gathered
-
-
-class Opening:
-    """Some lanes that open together: none of them goes on before all have opened, or one has failed."""
-
-    def __init__(self, lanes: Iterable[Lane]) -> None:
-        self.lanes = list(lanes)
-        self.opened = threading.Semaphore(0)
-        self.go = threading.Event()
-        self.cancelled = False
-        self.errors: list[EngineError] = []
-
-    def cancel(self) -> None:
-        """Let the lanes close what they opened, and end."""
-        self.cancelled = True
-        self.go.set()
 
 
 class Threads:
@@ -55,7 +38,8 @@ class Threads:
         self._threads: list[threading.Thread] = []
         self._inboxes: dict[Lane, queue.SimpleQueue[NodeRun | Callable[[], None]]] = {}
         self._opening = Opening(session.lanes.values())
-        self._reloader: threading.Thread | None = None
+        self._reloading = Reloading(session, self)
+        self.lent: dict[NodeRun, Handover] = {}  # sources that are to give up what they hold
         self._lock = threading.RLock()
         self._progress: tuple[int, float] = (-1, 0.0)
 
@@ -65,7 +49,7 @@ class Threads:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(1e-3)
         try:
-            self._start(opening)
+            self.start(opening)
             for _ in opening.lanes:
                 while not opening.opened.acquire(timeout=tick_s):
                     self._watch_tick(tick, opening=True)
@@ -86,7 +70,8 @@ class Threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
             sys.setswitchinterval(interval)
 
-    def _start(self, opening: Opening) -> None:
+    def start(self, opening: Opening) -> None:
+        """Let lanes open, each on a thread of its own."""
         for lane in opening.lanes:
             if lane.nodes[0].spec.source:
                 target: Callable[..., None] = self._source_thread
@@ -94,9 +79,11 @@ class Threads:
                 target = self._lane_thread
                 inbox = self._inboxes[lane] = queue.SimpleQueue()
                 lane.post = inbox.put
-            self._begin(threading.Thread(target=target, args=(lane, opening), name=f"lane {lane.name}", daemon=True))
+            lane.thread = threading.Thread(target=target, args=(lane, opening), name=f"lane {lane.name}", daemon=True)
+            self.begin(lane.thread)
 
-    def _begin(self, thread: threading.Thread) -> None:
+    def begin(self, thread: threading.Thread) -> None:
+        """Start a thread that the run waits for at its end."""
         thread.start()
         with self._lock:
             self._threads = [old for old in self._threads if old.is_alive()] + [thread]
@@ -180,16 +167,22 @@ class Threads:
                 return
             frames = node.frames()
             seq = gate.turn[0]
-            while not stop.is_set():
-                offer = next_offer(node, frames, seq)
-                if offer is None:
+            while True:
+                try:
+                    while not stop.is_set() and (offer := next_offer(node, frames, seq)) is not None:
+                        gate.offer(offer)
+                        seq = offer.seq + 1
+                        if not gate.lossy:
+                            with gate.emptied:
+                                while gate.slot is not None and not stop.is_set():
+                                    gate.emptied.wait(1.0)
+                except Cancelled:
+                    if node not in self.lent:
+                        raise
+                frames.close()
+                if not self._lend(node):
                     break
-                gate.offer(offer)
-                seq = offer.seq + 1
-                if not gate.lossy:
-                    with gate.emptied:
-                        while gate.slot is not None and not stop.is_set():
-                            gate.emptied.wait(1.0)
+                frames = node.frames()
         except Cancelled:
             pass
         except Exception as error:
@@ -206,86 +199,29 @@ class Threads:
             lane.node_finished()
             self._close(lane)
 
+    def _lend(self, node: NodeRun) -> bool:
+        """Where a reload wants what this source holds, give it up and wait; whether it has it again."""
+        handover = self.lent.pop(node, None)
+        if handover is None:
+            return False
+        handover.give()
+        handover.decided.wait()  # always comes
+        if not handover.back:
+            return False
+        node.site.stop.clear()
+        if self.session.draining.is_set():
+            node.site.stop.set()
+        handover.take_back()
+        return not node.dead
+
     # ---- reloads
 
     def look(self) -> None:
         """Begin with the reloads that were asked for, unless somebody is at it."""
-        with self._lock:
-            if not self.session.reloads or not self._opening.go.is_set() or (self._reloader is not None and self._reloader.is_alive()):
-                return
-            self._reloader = threading.Thread(target=self._reload_all, name="reload", daemon=True)
-            self._begin(self._reloader)
+        if self._opening.go.is_set():
+            self._reloading.look()
 
-    def _reload_all(self) -> None:
-        while True:
-            with self._lock:
-                asked = self.session.next_reload()
-                if asked is None:
-                    self._reloader = None
-                    return
-            try:
-                self._reload(Swap(self.session, *asked))
-            except Exception as error:  # half-way between two wirings nothing can be trusted to drain
-                self.session.closing = None
-                self.session.changing.post(asked[1], "failed", reason=str(error))
-                self.session.fail(error if isinstance(error, EngineError) else RunError(f"reload: {type(error).__name__}: {error}"))
-                self.session.stop(drain=False)
-
-    def _reload(self, swap: Swap) -> None:
-        session = self.session
-        if session.ending:
-            swap.refuse("the run is ending")
-            return
-        if not swap.diff.structural:
-            swap.adopt()
-            return
-        try:
-            swap.prepare()
-        except EngineError as error:
-            swap.discard()
-            swap.refuse(str(error))
-            return
-        opening = Opening(swap.lanes.values())
-        self._start(opening)
-        for _ in opening.lanes:
-            while not opening.opened.acquire(timeout=LOOK_S):
-                if session.ending and not opening.cancelled:
-                    opening.cancel()
-        if opening.errors or session.ending:
-            opening.cancel()
-            swap.discard()
-            swap.refuse(str(opening.errors[0]) if opening.errors else "the run is ending")
-            return
-        swap.shut()
-        deadline = time.monotonic() + DRAIN_S
-        while not swap.drained() and not session.aborting.is_set() and time.monotonic() < deadline:
-            if session.quiet.wait(LOOK_S):
-                session.quiet.clear()
-                continue
-            for lane in list(session.lanes.values()):
-                for node in lane.nodes:
-                    if node.plan.batch > 1:
-                        self._on_lane(lane, node.flush_group)
-        if swap.stale():
-            opening.cancel()
-            swap.discard()
-            session.reloads.appendleft((swap.plan, swap.receipt))
-            return
-        waits = [lane for lane in session.lanes.values() if swap.waits_for(lane)]
-        done: list[threading.Event] = []
-
-        def on_lane(lane: Lane, job: Callable[[], None]) -> None:
-            ended = self._on_lane(lane, job)
-            done.extend([ended] if lane in waits else [])
-
-        swap.commit(on_lane)
-        for ended in done:
-            while not ended.wait(LOOK_S) and not session.aborting.is_set():
-                pass
-        opening.go.set()
-        swap.open()
-
-    def _on_lane(self, lane: Lane, job: Callable[[], None]) -> threading.Event:
+    def on_lane(self, lane: Lane, job: Callable[[], None]) -> threading.Event:
         """Let a lane do `job` between two calls; at once where its thread has ended. The event is set when it is done."""
         ended = threading.Event()
 
@@ -331,8 +267,7 @@ class Threads:
             busy = lane.busy
             if busy is None or (session.clock.now() - busy[2]) / 1e9 < session.hang_s:
                 continue
-            ident = next((t.ident for t in self._threads if t.name == f"lane {lane.name}"), None)
-            frame = sys._current_frames().get(ident or 0)
+            frame = sys._current_frames().get(lane.thread.ident or 0) if lane.thread is not None else None
             where = "".join(traceback.format_stack(frame)[-3:]) if frame else ""
             session.errors.append(StallError(f"node {busy[0].name} has been in frame {busy[1]} for {session.hang_s:g} s\n{where}"))
             session.stop(drain=False)

@@ -8,7 +8,7 @@ by a flow, knobs and frames in flight as counters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,27 @@ class Ring:
             self._items[self._at] = (start, stop, kind, name, seq, epoch)
             self._at = (self._at + 1) % self.size
 
+    def recent(self, most: int) -> Iterator[tuple[int, int, str, str, int, int]]:
+        """Up to `most` records, newest first; for any thread: what is written meanwhile may be missing or come twice."""
+        items, at = self._items, self._at
+        for back in range(1, min(most, len(items)) + 1):
+            yield items[at - back]
+
     def records(self) -> list[tuple[int, int, str, str, int, int]]:
         """Oldest first."""
         return self._items[self._at :] + self._items[: self._at]
+
+
+def joined(rings: Iterable[tuple[str, Ring]]) -> dict[str, Ring]:
+    """One ring a name, oldest record first: a lane whose nodes were all made anew goes on where the one before it ended."""
+    found: dict[str, list[Ring]] = {}
+    for name, ring in rings:
+        found.setdefault(name, []).append(ring)
+    made = {name: Ring(sum(len(ring.records()) for ring in several) or 1) for name, several in found.items()}
+    for name, ring in made.items():
+        for record in sorted(record for one in found[name] for record in one.records()):
+            ring.add(*record)
+    return made
 
 
 def chrome_trace(

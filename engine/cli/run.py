@@ -150,9 +150,9 @@ class Watched(Session):
         if failures:
             raise failures[0]
         if self.options.trace is not None:
-            from engine.trace import chrome_trace, write_trace
+            from engine.trace import chrome_trace, joined, write_trace
 
-            rings = {name: lane.trace for name, lane in self.lanes.items()}
+            rings = joined([*self.past.traces, *((name, lane.trace) for name, lane in self.lanes.items())])
             write_trace(self.options.trace, chrome_trace(rings, self.events, about={"plan": self.plan.hash, "graph": self.plan.name}))
 
 

@@ -85,6 +85,15 @@ def classify(url: str, *, allow_private: bool = True) -> Address:
     return _file(url, url)
 
 
+def port_of(url: str) -> str | None:
+    """What whoever listens at `url` has for himself alone, as `Operator.exclusive` says it: its port, on whatever address. None: a free one."""
+    try:
+        parts = urlsplit(url.replace("://*", "://0.0.0.0"))
+        return f"port {parts.port}" if parts.port else f"file {url}" if parts.scheme == "ipc" else None
+    except ValueError:
+        return None  # `open` will say what is wrong with it
+
+
 def split_span(url: str) -> tuple[str, float, float | None]:
     """`path#t=START,END` (W3C Media Fragments, seconds) taken apart: path, start, end; a url without a span has start 0 and no end."""
     match = _FRAGMENT.search(url)

@@ -5,13 +5,14 @@ Invariant: without viewers nothing is taken from the graph; whatever viewers do 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from engine.clock import RealClock
 from engine.operator import HOST_RGB, Operator
 from engine.payload import Image
 from engine.site import Site
+from operators.media.urls import port_of
 from operators.sink.canvas import Canvas
 from operators.sink.outlet import Outlet, Patience
 from operators.sink.pacing import AlwaysOn, check_slate
@@ -38,6 +39,10 @@ class Served(Operator):
     outlet: Outlet | None = None
     canvas: Canvas | None = None
     kept = -STILL
+
+    @classmethod
+    def exclusive(cls, params: Mapping[str, Any]) -> str | None:
+        return port_of(params["url"])
 
     def serve(self, site: Site, make: Callable[[Any, Tell], Output], settings: Any) -> int:
         """Start the child; the port it listens on."""

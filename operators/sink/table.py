@@ -28,6 +28,10 @@ class Table(Operator):
         self._file: Any = None
         self._fields: list[str] | None = None
 
+    @classmethod
+    def exclusive(cls, params: Mapping[str, Any]) -> str | None:
+        return f"file {params['url']}" if params["overwrite"] else None
+
     def open(self, site: Site) -> None:
         super().open(site)
         path = check_output(self.url, (".csv",), self.overwrite, site)

@@ -76,6 +76,12 @@ class Video(Operator):
         suffix = Path(params["url"]).suffix.lower() if scheme_of(params["url"]) in ("", "file") else ".mp4"
         return {**params, "url": str(folder / f"{node}{suffix if suffix in CONTAINERS else '.mp4'}"), "always_on": False, "overwrite": False}
 
+    @classmethod
+    def exclusive(cls, params: Mapping[str, Any]) -> str | None:
+        """The receiver, which takes one sender. A plain file is begun with the first picture, when the node before has closed it."""
+        url, scheme = params["url"], scheme_of(params["url"])
+        return f"receiver {url}" if scheme not in ("", "file", "hls") or (scheme == "hls" and params["overwrite"]) else None
+
     def open(self, site: Site) -> None:
         super().open(site)
         self.muxer = ""

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from engine.clock import RealClock
@@ -61,6 +62,10 @@ class VirtualCamera(Operator):
         self.canvas: Canvas | None = None
         self.pump: Pump | None = None
         self.counts: Counter[str] = Counter()
+
+    @classmethod
+    def exclusive(cls, params: Mapping[str, Any]) -> str | None:
+        return f"virtual camera {params['device']}"
 
     def open(self, site: Site) -> None:
         super().open(site)

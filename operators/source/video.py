@@ -6,7 +6,7 @@ behind it; what was opened and why a stream ended is said through the site.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from engine.operator import HOST_RGB, Operator, Range, Stamped, StreamInfo, oper
 from engine.payload import Image
 from engine.site import Site
 from operators.media.geometry import parse_size
-from operators.media.urls import Address, classify, with_span
+from operators.media.urls import Address, classify, port_of, with_span
 from operators.source.live import Live
 from operators.source.reader import MAX_PIXELS, Reader, ReadOptions
 from operators.source.timeline import SECOND, Timeline
@@ -61,6 +61,15 @@ class Video(Operator):
         self.options = dict(options)
         self.reader: Reader | None = None
         self.live: Live | None = None
+
+    @classmethod
+    def exclusive(cls, params: Mapping[str, Any]) -> str | None:
+        """A camera; the port that a datagram stream is received at."""
+        url = params["url"]
+        if url.startswith(("udp://", "rtp://")):
+            return port_of(url)
+        which = url.removeprefix("/dev/video")
+        return f"camera {which}" if which.isdecimal() or url.startswith(("camera:", "/dev/video")) else None
 
     def open(self, site: Site) -> None:
         super().open(site)

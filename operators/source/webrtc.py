@@ -5,15 +5,16 @@ Invariant: under the live clock what comes next is the newest picture; a publish
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.errors import MediaError
 from engine.operator import HOST_RGB, Operator, Range, Stamped, StreamInfo, operator
 from engine.payload import Image
 from engine.site import Site
 from operators.media.geometry import parse_size
+from operators.media.urls import port_of
 from operators.source.timeline import SECOND, Timeline
 from operators.source.upright import Upright
 
@@ -42,6 +43,10 @@ class Webrtc(Operator):
     ) -> None:  # fmt: skip
         self.url, self.stun, self.insecure, self.size, self.fit, self.patience = url, stun, insecure, size, fit, patience
         self.ingest: Ingest | None = None
+
+    @classmethod
+    def exclusive(cls, params: Mapping[str, Any]) -> str | None:
+        return port_of(params["url"])
 
     def open(self, site: Site) -> None:
         super().open(site)
