@@ -79,6 +79,7 @@ class Looks:
         self.alone: int | None = 1  # the row of (blank, reference) that a pass of one row is for; None: both rows
         self.seen: list[Reference | None] = [None] * len(self.marks)
         self.layers: list[Any] = []
+        self.made = 0  # changes whenever keys and values get other places
 
     def take(self, references: Sequence[Reference], scale: float, scales: Sequence[float] | None, guided: bool) -> None:
         """Take up the references and strengths of this frame; keys and values are computed only for a reference that is another one.
@@ -104,6 +105,10 @@ class Looks:
                 fix="give diffusion.reference the same adapter file as the stream",
             )
 
+    def course(self) -> tuple[Any, ...]:
+        """What decides the course of a pass: who is looked at, for which rows, and where keys and values lie."""
+        return (tuple(self.active), self.alone, self.made)
+
     def _look(self, n: int, reference: Reference | None) -> None:
         import torch
 
@@ -111,7 +116,7 @@ class Looks:
         if reference is not None:
             rows = torch.stack([torch.as_tensor(reference.blank).flatten(0, 1), torch.as_tensor(reference.tokens).flatten(0, 1)])
             for layer in self.layers:
-                layer.look(n, rows)
+                self.made += layer.look(n, rows)
         self.seen[n] = reference
 
 
@@ -155,15 +160,17 @@ def _layer(looks: Looks, weights: list[tuple[torch.Tensor, torch.Tensor]]) -> An
             self.keys: list[Any] = [None] * len(weights)
             self.values: list[Any] = [None] * len(weights)
 
-        def look(self, n: int, rows: torch.Tensor) -> None:
-            """Keys and values of adapter `n` for tokens (2, tokens, width): in the same buffers while their number stays."""
+        def look(self, n: int, rows: torch.Tensor) -> bool:
+            """Keys and values of adapter `n` for tokens (2, tokens, width), in the same places while their number stays; whether not."""
+            new = False
             rows = rows.to(self.to_k[n])
             for kept, weight in ((self.keys, self.to_k[n]), (self.values, self.to_v[n])):
                 found = torch.nn.functional.linear(rows, weight)
                 if kept[n] is not None and kept[n].shape == found.shape and kept[n].dtype == found.dtype:
                     kept[n].copy_(found)
                 else:
-                    kept[n] = found
+                    kept[n], new = found, True
+            return new
 
         def __call__(self, attn: Any, hidden: Any, encoder_hidden_states: Any = None, attention_mask: Any = None, *a: Any, **k: Any) -> Any:
             """As diffusers' AttnProcessor2_0 for a transformer's cross-attention, with the pictures beside the text."""

@@ -36,6 +36,7 @@ class Loop:
         self.models, self.reuse, self.passes = models, reuse, Passes(models, reuse)
         self.memory: Memory | None = None  # what self-attentions keep of earlier frames
         self.looks: Looks | None = None  # what cross-attentions look at beside the text
+        self.passes.facts.append(lambda shape: None if self.looks is None else self.looks.course())
         self.bases: dict[tuple[int, ...], Basis] = {}
         self.rigs: dict[Hashable, Rig] = {}
         self.graphs = graphs
@@ -172,6 +173,14 @@ class Loop:
             return False
         self._prepare(self.expected.pop(0))
         return True
+
+    def rest(self, why: str) -> bool:
+        """Give back the memory of captures, and make none until `wake`; False where there was none."""
+        return self.graphs is not None and self.graphs.rest(why)
+
+    def wake(self) -> None:
+        if self.graphs is not None:
+            self.graphs.wake()
 
     def expect(self, shapes: Sequence[tuple[int, int, int]]) -> None:
         """Latents (C, h, w) that may come: their steps are captured when there is time, as the last frame's were."""

@@ -6,6 +6,7 @@ clears. It knows loaded modules and one frame's inputs, not files, ports or grap
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RunError
@@ -80,7 +81,7 @@ class Painter(Operator):
             else:
                 latent = source
             with self.site.span("decode"):
-                picture = self._outlet.emit(models.decode(latent), latent, self._output, self.site)
+                picture = self._outlet.emit(self._loop.decode(latent), latent, self._output, self.site)
             if picture is not None:
                 self.site.measure(executed=run, full=self._loop.reuse.pace.full if run else 0, strength=float(self.strength), size=size[0])
                 return picture, latent
@@ -111,12 +112,18 @@ class Painter(Operator):
         """Settings of deep-feature reuse; without any, every pass is full."""
         return dict(self.reuse) if self.reuse and not self.site.embedded else {"every": 1, "cut": 0}
 
-    def _working(self, models: Models) -> tuple[int, int]:
+    def _working(self, models: Models, size: int | None = None) -> tuple[int, int]:
         """Height and width worked at: the output's proportions with `size` as the short side, in multiples of the model's grain."""
         short, grain = min(self._output), models.grain
-        side = min(self.size, short, models.native if self.site.embedded else short)
+        side = min(size or self.size, short, models.native if self.site.embedded else short)
         height, width = (max(grain, round(edge * side / short / grain) * grain) for edge in self._output)
         return height, width
+
+    def _shapes(self, sizes: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Latents (C, h, w) of these sizes."""
+        models = self.models
+        assert models is not None
+        return [(models.channels, *(edge // models.fold for edge in self._working(models, size))) for size in sizes]  # type: ignore[misc]
 
     def _table(self) -> tuple[Any, bool]:
         """Rows for the present steps and guidance, and whether a step takes two passes."""

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from engine.errors import UsageError
 from engine.operator import HOST_RGB, Knob, Live, Range, operator
 from engine.payload import Image, Latent, Prompt
+from operators.diffusion.accumulate import Accumulation
+from operators.diffusion.attend import Attention
+from operators.diffusion.capture import Wanted
+from operators.diffusion.compiled import Compile
 from operators.diffusion.families import FamilyName
 from operators.diffusion.options import ControlNet, Cue, Embedding, Guidance, IPAdapter, Lora, Micro, Precision, ReuseSteps, Scheduler
 from operators.diffusion.painter import Painter
@@ -78,6 +82,11 @@ class Stream(Painter):
     frames live on those of one, until a picture moves by more than `motion`. It may be changed live. vae_tiling and vae_slicing spare
     memory in the autoencoder.
 
+    Speed. `graphs` captures steps and replays them, which spares the host a thousand calls a step: "auto" where the device can. Steps, strength
+    and scales move without a new capture; for a new size, way of guidance or set of adapters a capture is made when there is time. `attention`:
+    torch's kernels, or those of xformers where they are installed and agree. `accumulation` "fp16": products add up in half precision, if the
+    UNet's output stays within 1 % ("auto": on GeForce cards). `compile` = "blocks" compiles the UNet's blocks at open; see docs/performance.md.
+
     With --embedded the model that ships stands in for all models and is sampled as it was trained: by its own scheduler, at its native size
     at most, without guidance, adapters or reuse, and in at most 2 nominal steps.
 
@@ -110,6 +119,10 @@ class Stream(Painter):
         micro: Micro | None = None,
         dtype: Precision = "auto",
         threads: Annotated[int, Range(0, 256)] = 0,
+        graphs: Wanted = "auto",
+        attention: Attention = "auto",
+        accumulation: Accumulation = "auto",
+        compile: Compile = "off",
         syntax: Syntax = "weights",
         chunks: Annotated[int, Range(1, 16)] = 4,
         clip_skip: Annotated[int | None, Range(0, 8)] = None,
@@ -139,6 +152,7 @@ class Stream(Painter):
         self.vae_tiling, self.vae_slicing, self.micro = vae_tiling, vae_slicing, micro or {}
         self.scheduler, self.karras_sigmas, self.prediction, self.guidance, self.reuse = scheduler, karras_sigmas, prediction, guidance, reuse
         self.width, self.height, self.fit, self.dtype, self.threads = width, height, fit, dtype, threads
+        self.graphs, self.attention, self.accumulation, self.compile = graphs, attention, accumulation, compile
         self.syntax, self.chunks, self.clip_skip, self.schedule, self.interpolation = syntax, chunks, clip_skip, schedule or [], interpolation
         self.steps, self.size, self.strength = steps, size, strength
         self.carry_mix, self.fresh_noise, self.guidance_scale = carry_mix, fresh_noise, guidance_scale
@@ -173,6 +187,7 @@ class Stream(Painter):
         from operators.diffusion.loop import Loop
         from operators.diffusion.noise import Noise
         from operators.diffusion.pixels import Intake, Outlet
+        from operators.diffusion.quick import quicken
         from operators.diffusion.reuse import Reuse
         from operators.diffusion.syntax import parse
         from operators.diffusion.text import Encoder
@@ -192,7 +207,9 @@ class Stream(Painter):
         recipe = models.recipe
         self._sampler = models.sampler if self.scheduler == "auto" or site.embedded else self.scheduler
         self._guide = Guide(models, self._sampler, self.guidance)
-        self._loop = Loop(models, Reuse(models.unet, **self._keeping()))
+        self._loop = Loop(models, Reuse(models.unet, **self._keeping()), quicken(self, models))
+        self._loop.looks = self._looks
+        self._loop.expect(self._shapes(site.choices.get("size", ())))
         skip = recipe.clip_skip if self.clip_skip is None else self.clip_skip
         encoder = Encoder(models, site.event, syntax=self.syntax, chunks=1 if site.embedded else self.chunks, skip=skip)
         self._conditioning = Conditioning(encoder, self.interpolation)
@@ -245,15 +262,25 @@ class Stream(Painter):
             look.recall(picture)
 
     def relieve(self) -> bool:
-        """Keep text encoders, autoencoder and ControlNets off the device between uses."""
-        return self.models is not None and self.models.relieve()
+        """Give back what captured steps hold; then keep text encoders, autoencoder and ControlNets off the device between uses."""
+        return self.models is not None and any([self._loop.rest("memory ran out"), self.models.relieve()])
 
     def restore(self) -> None:
-        """Bring back what `relieve` moved."""
+        """Bring back what `relieve` moved, and capture again."""
         if self.models is not None:
             self.models.restore()
+            self._loop.wake()
+
+    def idle(self) -> bool:
+        """Capture steps that will be needed; see graphs.py."""
+        import torch
+
+        with torch.inference_mode():
+            return self.models is not None and self._loop.idle()
 
     def close(self) -> None:
+        if self.models is not None and "_loop" in self.__dict__:
+            self._loop.rest("closed")
         self.models = None
         for name in ("_loop", "_conditioning", "_noise", "_image", "_controls", "_guide", "_loras", "_looks"):
             self.__dict__.pop(name, None)
