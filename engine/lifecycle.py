@@ -71,7 +71,7 @@ class Operator:
         return None
 
     def idle(self) -> bool:
-        """Called on the lane, between frames, when there is nothing to do: get ready for what may come, a little at a time, because a frame that
+        """Called on the lane, between frames, when there is nothing to do: get ready for what may come, a little at a time, for a frame that
         arrives meanwhile waits. Whether there is more to get ready for. Not called where time is simulated."""
         return False
 

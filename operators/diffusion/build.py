@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from operators.diffusion import inversion, ipadapter, lora
 from operators.diffusion.families import oddities
 from operators.diffusion.models import Models, load, load_embedded
+from operators.diffusion.placement import ALTERED, chosen
 from operators.diffusion.tune import precision
 from operators.models.loading import library
 
@@ -41,7 +42,11 @@ def load_for(stream: Stream, device: torch.device) -> Models:
         )  # fmt: skip
         if stream.karras_sigmas is not None:
             models.noise = replace(models.noise, karras=stream.karras_sigmas)
-        models.coder.spare(tiling=stream.vae_tiling, slicing=stream.vae_slicing)
+        planned = stream.site.placed.get("activations")
+        models.coder.spare(
+            tiling=planned == "tiling" if stream.vae_tiling is None else stream.vae_tiling,
+            slicing=planned == "slicing" if stream.vae_slicing is None else stream.vae_slicing,
+        )
         inversion.add(stream.embeddings, models.towers)
     if stream.dtype == "auto" and device.type == "cpu" and len(models.towers) == 1:
         height, width = stream._working(models)
@@ -63,6 +68,26 @@ def adapted(stream: Stream, models: Models) -> tuple[lora.Loras | None, Any]:
         scales = [float(wish.get("scale", 1.0)) for wish in stream.ip_adapters]
         looks = ipadapter.attach(models.unet, found, scales, models.device, models.dtype)
     return loras, looks
+
+
+def placed(stream: Stream, models: Models) -> None:
+    """Every part where and as it is kept: as the graph says, else as the memory plan decided. Raises UsageError, MissingError, DeviceError."""
+    site = stream.site
+    if site.embedded:
+        models.place({})
+        return
+    params = {
+        "placement": stream.placement, "quantise": stream.quantise, "loras": stream.loras, "fuse_loras": stream.fuse_loras,
+        "embeddings": stream.embeddings,
+    }  # fmt: skip
+    kept, backend = chosen(params, list(models.parts()), site.placed, models.device.type)
+    if stream._loras is not None and stream.fuse_loras and any(how in ALTERED for how in kept.values()):
+        said = stream.lora_weights  # merged in full precision, before anything is rounded
+        stream._loras.set([said[n] if said and n < len(said) else float(wish.get("weight", 1.0)) for n, wish in enumerate(stream.loras)])
+        stream._loras.fuse()
+    models.place(kept, backend=backend, bits=4 if "int4" in kept.values() else 8)
+    if kept:
+        site.event("placed", **{part.replace(" ", "_"): f"{how} by {backend}" if how.startswith("int") else how for part, how in kept.items()})
 
 
 def prepared(stream: Stream, models: Models) -> None:

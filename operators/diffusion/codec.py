@@ -5,6 +5,7 @@ Invariant: decode(encode(picture)) is what the autoencoder makes of the picture,
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 from engine.errors import MediaError, UsageError
@@ -24,7 +25,8 @@ class _Codec(Operator):
     def __init__(self, vae: str, dtype: str, tiling: bool = False, slicing: bool = False) -> None:
         self.vae, self.dtype, self.tiling, self.slicing = vae, dtype, tiling, slicing
         self.coder: Coder | None = None
-        self.away = False
+        self.away = self.planned = self.back = False
+        self.turn = threading.Lock()  # the autoencoder moves between two calls, on whatever thread
 
     def open(self, site: Site) -> None:
         """Load and place it. Raises MissingError or UsageError as diffusion.stream does."""
@@ -50,33 +52,39 @@ class _Codec(Operator):
         where = (embedded_folder() / "vae", "embedded") if site.embedded else coder.place(self.vae)
         self.coder = coder.load(*where, dtype)
         self.coder.spare(tiling=self.tiling, slicing=self.slicing)
-        self.coder.module.to(self.device, memory_format=torch.channels_last)
+        self.away = self.planned = site.placed.get("full vae") == "offload"
+        self.coder.module.to("cpu" if self.away else self.device, memory_format=torch.channels_last)
 
     def relieve(self) -> bool:
-        """Keep the autoencoder off the device between frames."""
-        if self.coder is None or self.away:
-            return False
-        self.away = True
-        self.coder.module.to("cpu")
+        """Keep the autoencoder off the device between frames; waits for the call that is under way."""
+        with self.turn:
+            if self.coder is None or self.away:
+                return False
+            self.away, self.back = True, False
+            self.coder.module.to("cpu")
         return True
 
     def restore(self) -> None:
-        if self.coder is not None and self.away:
-            self.coder.module.to(self.device)
-        self.away = False
+        """From the next frame on the autoencoder stays again, where that is the plan."""
+        self.back = True
 
     def close(self) -> None:
         self.coder = None
 
     def _work(self, what: str, value: Any) -> Any:
         assert self.coder is not None
-        if not self.away:
-            return getattr(self.coder, what)(value)
-        self.coder.module.to(self.device)
-        try:
-            return getattr(self.coder, what)(value)
-        finally:
-            self.coder.module.to("cpu")
+        with self.turn:
+            if self.back:
+                self.away, self.back = self.planned, False
+                if not self.away:
+                    self.coder.module.to(self.device)
+            if not self.away:
+                return getattr(self.coder, what)(value)
+            self.coder.module.to(self.device)
+            try:
+                return getattr(self.coder, what)(value)
+            finally:
+                self.coder.module.to("cpu")
 
 
 @operator("diffusion.encode", gpu=True)
@@ -168,6 +176,8 @@ class Snapshot(Decode):
     are live, so a key press or a program can ask for a picture. The others are those of diffusion.decode.
     """
 
+    gives_way = True
+
     def __init__(
         self,
         *,
@@ -188,11 +198,16 @@ class Snapshot(Decode):
     def outlook(cls, asked: Asked) -> Outlook | None:
         """The full decoder, and what decoding one tile of it (512 x 512) takes."""
         from engine.outlook import Outlook
-        from operators.diffusion.work import KL, weights_of
+        from operators.diffusion.placement import movable, widening
+        from operators.diffusion.sizes import DECODER, ENCODER
+        from operators.diffusion.work import KL
 
         if asked.embedded:
             return None
-        return Outlook((weights_of("full vae", str(asked.params["vae"]), "vae", KL[2], 1 / asked.every),), round(KL[3] * 1e6))
+        vae = str(asked.params["vae"])
+        wide = widening(vae, "vae")
+        both = ENCODER[False] + DECODER[False]
+        return Outlook((movable("full vae", vae, "vae", both, 1 / asked.every, wide),), round(wide * KL[2] * 1e6))
 
     def reset(self) -> None:
         """Count `every` afresh: a new epoch begins with a picture."""

@@ -28,6 +28,16 @@ class Coder:
         self.channels = int(settings.latent_channels)
         self.scale = float(settings.get("scaling_factor") or 1.0)
 
+    @property
+    def encoding(self) -> list[Any]:
+        """The modules that make latents; the rest make pictures."""
+        return [part for name in ("encoder", "quant_conv") if (part := getattr(self.module, name, None)) is not None]
+
+    @property
+    def decoding(self) -> list[Any]:
+        """The modules that make pictures."""
+        return [part for name in ("decoder", "post_quant_conv") if (part := getattr(self.module, name, None)) is not None]
+
     def spare(self, *, tiling: bool, slicing: bool) -> None:
         """Decode and encode in overlapping tiles, or a picture of a batch at a time: less memory, more time."""
         if tiling:

@@ -6,9 +6,10 @@ It knows how modules fit, not when they are called.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,11 @@ class Models:
     empty_is_zero: bool = False
     resting: dict[int, Any] = field(default_factory=dict)  # modules that are on the device only while they work, by id
     planned: dict[int, Any] = field(default_factory=dict)  # those of them that the memory plan keeps away, relieved or not
+    asleep: dict[int, Any] = field(default_factory=dict)  # modules that nobody has needed yet, and that are not on the device before
+    streamed: set[int] = field(default_factory=set)  # modules whose weights stay on the host, and come layer by layer
+    staged: dict[int, Any] = field(default_factory=dict)  # modules whose weights are in memory only while they work
+    files: dict[int, Callable[[torch.dtype], Any]] = field(default_factory=dict)  # how the text encoders are read again
+    returning: bool = False  # what was relieved is to come back
 
     def __post_init__(self) -> None:
         self.fold = self.coder.fold
@@ -89,12 +95,17 @@ class Models:
 
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         """See Coder.encode."""
-        with self.use(self.coder.module):
+        if self.asleep:  # the half of the autoencoder that nobody asked for until now
+            for module in self.asleep.values():
+                if id(module) not in self.resting:
+                    module.to(self.device)
+            self.asleep = {}
+        with self.use(*self.coder.encoding):
             return self.coder.encode(picture)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """See Coder.decode."""
-        with self.use(self.coder.module):
+        with self.use(*self.coder.decoding):
             return self.coder.decode(latent)
 
     def cast(self, dtype: torch.dtype) -> None:
@@ -117,17 +128,45 @@ class Models:
         return [tower.module for tower in self.towers]
 
     def _guests(self) -> list[Any]:
-        return [*self._texts(), self.coder.module, *self._parts_of_nets()]
+        """What can be moved off the device as a whole."""
+        every = [*self._texts(), *self.coder.decoding, *self.coder.encoding, *self._parts_of_nets()]
+        return [module for module in every if id(module) not in self.streamed]
 
-    def _by_name(self) -> dict[str, list[Any]]:
-        """Modules by the names that the memory plan knows them by (operators.diffusion.work)."""
-        nets = {f"controlnet {i + 1}": [net.module, net.embedding] for i, net in enumerate(self.nets)}
-        return {"text": self._texts(), "vae": [self.coder.module], **nets}
+    def parts(self) -> dict[str, list[Any]]:
+        """Modules by the names that the memory plan knows them by (operators.diffusion.placement)."""
+        nets: dict[str, list[Any]] = {}
+        for n, net in enumerate(self.nets):
+            if not any(net.module is modules[0] for modules in nets.values()):  # one that is used twice is one part
+                nets[f"controlnet {n + 1}"] = [net.module, net.embedding]
+        return {"unet": [self.unet], "text": self._texts(), "vae": self.coder.decoding, "vae encoder": self.coder.encoding, **nets}
 
-    def offload(self, names: Collection[str]) -> None:
-        """Keep these parts off the device between uses, from now on: what the memory plan decided."""
-        self.planned = {id(module): module for name, modules in self._by_name().items() if name in names for module in modules}
-        self._rest(self.planned)
+    def place(self, placed: Mapping[str, str], *, backend: str = "", bits: int = 8) -> None:
+        """Bring every part onto the device, or to where and into the form in which `placed` says it is kept (see placement.py); parts that it
+        does not name stay on the device. Adapters have been put in before; `backend` quantises. Once, when a node is opened."""
+        from operators.diffusion.sizes import KEPT
+        from operators.diffusion.stored import store8, store_on_host
+        from operators.models.quantise import quantise
+
+        for part, modules in self.parts().items():
+            how = placed.get(part, "resident")
+            for module in modules:
+                if how == "fp8":
+                    store8(module)
+                elif how in ("int8", "int4") and (part == "text" or module is modules[0]):
+                    quantise(module, backend, bits, KEPT.search)
+                elif how == "group" and module is modules[0]:
+                    store_on_host(module, self.device)
+                    self.streamed.add(id(module))
+                elif how == "staged":
+                    self.staged[id(module)] = module
+                    _empty(module)
+            if how in ("offload", "staged"):
+                self.planned.update({id(module): module for module in modules})
+        self.asleep = {id(module): module for module in self.coder.encoding if id(module) not in self.planned}
+        self.resting = dict(self.planned)
+        for module in (self.unet, *self._guests()):
+            if id(module) not in {**self.resting, **self.asleep} and id(module) not in self.streamed:
+                module.to(self.device)
 
     @property
     def relieved(self) -> bool:
@@ -136,20 +175,28 @@ class Models:
 
     def relieve(self) -> bool:
         """Keep everything but the UNet off the device except while it works; False where that is so already."""
+        came_back, self.returning = self.returning, False  # or was about to, and there was no room
         if self.relieved:
-            return False
+            return came_back
         self._rest({id(module): module for module in self._guests()})
         return True
 
     def restore(self) -> None:
-        """Undo `relieve`; what was planned to be away stays away."""
-        self._rest(self.planned)
+        """Undo `relieve` when the next frame begins: modules move between frames only. What was planned to be away stays away."""
+        self.returning = True
+
+    def follow(self) -> None:
+        """Between two frames: do what was asked meanwhile."""
+        if self.returning:
+            self._rest(self.planned)
+            self.returning = False
 
     def _rest(self, away: dict[int, Any]) -> None:
         import torch
 
+        before, self.resting = self.resting, {id(module): module for module in self._guests()}  # should memory run out on the way, all are away
         for module in self._guests():
-            if (id(module) in away) != (id(module) in self.resting):
+            if (id(module) in away) != (id(module) in before) and id(module) not in self.asleep and id(module) not in self.staged:
                 module.to("cpu" if id(module) in away else self.device)
         self.resting = dict(away)
         if self.device.type == "cuda":
@@ -161,11 +208,31 @@ class Models:
         moved = [module for module in modules if id(module) in self.resting] if self.resting else []
         try:
             for module in moved:
+                if id(module) in self.staged:
+                    self._load(module)
                 module.to(self.device)
             yield
         finally:
             for module in moved:
-                module.to("cpu")
+                if id(module) in self.staged:
+                    _empty(module)
+                else:
+                    module.to("cpu")
+
+    def _load(self, module: Any) -> None:
+        """Read the weights of a staged module from its files again."""
+        fresh = self.files[id(module)](self.dtype)
+        module.load_state_dict(fresh.state_dict(), assign=True)
+
+
+def _empty(module: Any) -> None:
+    """Let go of the weights of a module: what is left has shapes and no memory."""
+    import torch
+
+    for inner in module.modules():
+        for name, parameter in inner._parameters.items():
+            if parameter is not None:
+                inner._parameters[name] = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
 
 
 def load(
@@ -235,12 +302,10 @@ def _assemble(
     sampler = recipe.sampler or FROM_CLASS.get(str(scheduler.get("_class_name")), "dpm++")
     zero = len(towers) > 1 and bool(source.index().get("force_zeros_for_empty_prompt", True))
     models = Models(unet, pixels, towers, noise, sampler, device, dtype, used, family, recipe, zero)  # type: ignore[arg-type]
-    texts = models._texts()
-    for each in (unet, *models._guests()):
-        each.to(device)
-        if not any(each is text for text in texts):
-            # Convolutions run two to five times faster on the CPU, and on tensor cores, with channels innermost.
-            each.to(memory_format=torch.channels_last)
+    models.files = {id(tower.module): partial(source.text, n) for n, tower in enumerate(towers)}
+    for each in (unet, pixels.module, *models._parts_of_nets()):
+        # Convolutions run two to five times faster on the CPU, and on tensor cores, with channels innermost.
+        each.to(memory_format=torch.channels_last)
     return models
 
 

@@ -96,7 +96,7 @@ class Flow(TypedDict, total=False):
     noise: bool
 
 
-class Memory(TypedDict, total=False):
+class Remember(TypedDict, total=False):
     """Self-attention that sees earlier frames: the last one, and with `anchor` the first of the epoch too. `cells`: layers of at most so many
     places take part (default 1024). `megabytes`: what may be kept in all (default 512); layers that do not fit do without."""
 
@@ -111,6 +111,24 @@ class Micro(TypedDict, total=False):
     original: Size
     crop: Size
     target: Size
+
+
+class Placement(TypedDict, total=False):
+    """How parts are kept. "auto": as the memory plan decides; "resident": on the device; "offload": there only while it works; "staged": loaded
+    from its files while it works; "fp8": in 8-bit floats, computed in the node's precision; "group": on the host, moved in layer by layer."""
+
+    unet: Literal["auto", "resident", "fp8", "group"]
+    text: Literal["auto", "resident", "offload", "staged", "fp8"]
+    controlnets: Literal["auto", "resident", "offload", "fp8", "group"]
+    vae: Literal["auto", "resident", "offload"]
+
+
+class Quantise(TypedDict, total=False):
+    """Which library quantises ("auto": the first that is installed), to how many bits, and which parts: by default UNet and ControlNets."""
+
+    backend: Literal["auto", "torchao", "quanto", "bitsandbytes"]
+    bits: Literal[8, 4]
+    parts: list[Literal["unet", "text", "controlnets"]]
 
 
 Scheduler = Literal["auto", "ddim", "euler", "euler_a", "dpm++", "lcm"]

@@ -6,8 +6,10 @@ It knows image encoders and projections, not UNets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.errors import UsageError
 from engine.operator import HOST_RGB, Operator, operator
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
     from engine.outlook import Asked, Outlook
     from engine.site import Site
-
-VISION_PARAMS = 632_076_800  # CLIP ViT-H/14, which most IP-Adapters were trained with
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +34,16 @@ class Reference(Payload):
     tokens: Array
     blank: Array
     adapter: str
+    _digest: str | None = field(default=None, init=False, repr=False)
+
+    def digest(self) -> str:
+        """What tells it from others, the same in another process; read off once."""
+        import torch
+
+        if self._digest is None:
+            object.__setattr__(self, "_digest", fingerprint({"tokens": torch.as_tensor(self.tokens)}))
+        assert self._digest is not None
+        return self._digest
 
     def __repr__(self) -> str:
         return f"Reference({tuple(self.tokens.shape)} for {self.adapter})"
@@ -59,11 +69,16 @@ class MakeReference(Operator):
     `adapter`: the IP-Adapter (base, plus, plus-face or full-face), as in `ip_adapters` of the stream; `file`: where it is in a repository.
     `encoder`: the CLIP vision model that it was trained with, a folder or hub id, `encoder_folder` in it (such as "models/image_encoder").
 
+    `placement` of the encoder: "resident"; "offload": on the device only while it looks; "staged": loaded from its files, used, let go of;
+    "auto": as the memory plan decides. When memory runs out for somebody who paints, it is moved away first.
+
     It runs on the slow lane: a reference may change at any time and is taken up when it is ready; until then the stream paints with the
     last one. With --embedded there is no adapter, and the reference that comes out is empty.
 
     Raises MissingError for what is not on this machine, UsageError for what does not fit together.
     """
+
+    gives_way = True
 
     def __init__(
         self,
@@ -73,24 +88,31 @@ class MakeReference(Operator):
         file: str | None = None,
         encoder_folder: str | None = None,
         dtype: Precision = "auto",
+        placement: Literal["auto", "resident", "offload", "staged"] = "auto",
     ) -> None:
         self.adapter, self.encoder, self.file, self.encoder_folder, self.dtype = adapter, encoder, file, encoder_folder, dtype
+        self.placement = placement
+        self._turn = threading.Lock()  # the encoder moves between two looks, on whatever thread
         self._made: Reference | None = None
         self._pictures: list[Any] = []
         self._network: Any = None
-        self._away = False
+        self._away = self._planned = self._staged = self._back = False
 
     @classmethod
     def outlook(cls, asked: Asked) -> Outlook | None:
-        """The size of the image encoder: from its files where they are here, else that of the usual one (ViT-H/14)."""
-        from engine.outlook import Outlook
-        from operators.diffusion.work import weights_of
+        """The size of the image encoder and of the adapter's projection: from their files where they are here, else of the usual ones."""
+        from engine.outlook import Outlook, Weights
+        from operators.diffusion.placement import HALF, adapter_sizes, way_of
+        from operators.diffusion.sizes import PROJECTION, VISION, sizes_of
 
         if asked.embedded:
             return None
-        params = asked.params
-        part = str(params.get("encoder_folder") or "")
-        return Outlook((weights_of("image encoder", str(params["encoder"]), part, VISION_PARAMS, 1 / asked.every),))
+        params, often = asked.params, 1 / asked.every
+        size = sizes_of(str(params["encoder"]), str(params.get("encoder_folder") or ""), VISION)
+        size += adapter_sizes(str(params["adapter"]), params.get("file"), PROJECTION, "image_proj.")
+        said = str(params.get("placement", "auto"))
+        ways = [way_of(how, size, often) for how in (("resident", "offload") if said == "auto" else (said,))]
+        return Outlook((Weights("image encoder", HALF * size.total, size.exact, often, ways=tuple(ways)),))
 
     def open(self, site: Site) -> None:
         import torch
@@ -117,11 +139,20 @@ class MakeReference(Operator):
         folder = checkpoint.locate_folder(self.encoder)
         folder = folder / self.encoder_folder if self.encoder_folder else folder
         self._name = fingerprint(found.projection)
-        self._network = checkpoint.module("CLIPVisionModelWithProjection", folder, self.encoder, dtype).to(self.device)
+        self._read = partial(checkpoint.module, "CLIPVisionModelWithProjection", folder, self.encoder, dtype)
+        self._network = self._read()
+        self._width = dtype
+        how = self.site.placed.get("image encoder", "resident") if self.placement == "auto" else self.placement
+        self._staged, self._away = how == "staged", how != "resident"
+        self._planned = self._away
         self._projection = _projection(found.projection, found.name).to(self.device, dtype).eval().requires_grad_(False)
         self._plain = "proj.weight" in found.projection  # the base kind reads one vector a picture, the others every patch
         self._check(found.projection)
         self._processor = _processor(folder, self._network)
+        if self._staged:
+            self._network = None
+        elif not self._away:
+            self._network.to(self.device)
 
     def _check(self, projection: dict[str, Any]) -> None:
         settings = self._network.config
@@ -147,38 +178,42 @@ class MakeReference(Operator):
     def _look(self, pictures: list[Any]) -> Reference:
         import torch
 
-        if self._network is None:
+        if self.site.embedded:
             nothing = torch.zeros(len(pictures), 0, 1)
             return Reference(nothing, nothing, "")
-        with torch.inference_mode():
-            if self._away:
-                self._network.to(self.device)
-            pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self.device, self._network.dtype)
-            if self._plain:
-                seen = self._network(pixels).image_embeds
-                blank = torch.zeros_like(seen)
-            else:
-                seen, blank = (self._network(x, output_hidden_states=True).hidden_states[-2] for x in (pixels, torch.zeros_like(pixels)))
-            tokens, empty = self._projection(seen), self._projection(blank)
-            if self._away:
-                self._network.to("cpu")
+        with self._turn, torch.inference_mode():
+            if self._back:
+                self._away, self._back = self._planned, False
+            network = self._read() if self._staged else self._network
+            network.to(self.device)
+            try:
+                pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self.device, self._width)
+                if self._plain:
+                    seen = network(pixels).image_embeds
+                    blank = torch.zeros_like(seen)
+                else:
+                    seen, blank = (network(x, output_hidden_states=True).hidden_states[-2] for x in (pixels, torch.zeros_like(pixels)))
+                tokens, empty = self._projection(seen), self._projection(blank)
+            finally:
+                if self._away and not self._staged:
+                    network.to("cpu")
         return Reference(tokens.clone(), empty.clone(), self._name)
 
     def relieve(self) -> bool:
-        """Keep the image encoder off the device between references."""
-        if self._network is None or self._away:
-            return False
-        self._away = True
-        self._network.to("cpu")
+        """Keep the image encoder off the device between references; waits for the one that is being looked at."""
+        with self._turn:
+            if self._network is None or self._away:
+                return False
+            self._away, self._back = True, False
+            self._network.to("cpu")
         return True
 
     def restore(self) -> None:
-        if self._network is not None and self._away:
-            self._network.to(self.device)
-        self._away = False
+        """From the next picture on the encoder stays again, where that is the plan."""
+        self._back = True
 
     def close(self) -> None:
-        self._network = self._made = None
+        self._network = self._made = self._read = None
         self._pictures = []
         self.__dict__.pop("_projection", None)
 

@@ -16,7 +16,23 @@ from operators.diffusion.attend import Attention
 from operators.diffusion.capture import Wanted
 from operators.diffusion.compiled import Compile
 from operators.diffusion.families import FamilyName
-from operators.diffusion.options import ControlNet, Cue, Embedding, Guidance, IPAdapter, Lora, Micro, Precision, ReuseSteps, Scheduler
+from operators.diffusion.options import (
+    ControlNet,
+    Cue,
+    Embedding,
+    Flow,
+    Guidance,
+    IPAdapter,
+    Lora,
+    Micro,
+    Motion,
+    Placement,
+    Precision,
+    Quantise,
+    Remember,
+    ReuseSteps,
+    Scheduler,
+)  # fmt: skip
 from operators.diffusion.painter import Painter
 from operators.diffusion.reference import Reference
 from operators.diffusion.syntax import Syntax
@@ -62,7 +78,8 @@ class Stream(Painter):
     does not; see docs/models.md. `prediction` overrides what the model says it predicts, karras_sigmas the spacing of euler and dpm++.
 
     Guidance. "none": one pass a step. "cfg": classifier-free (arXiv 2207.12598), two passes a step. "rcfg-self": residual guidance against the
-    frame's source (arXiv 2312.12491), one pass. Latent consistency models take the scale as an input whatever `guidance` says.
+    frame's source (arXiv 2312.12491), one pass; "rcfg-onetime": against what the negative prompt makes of the frame's first step, one pass
+    more a frame. Latent consistency models take the scale as an input whatever `guidance` says.
 
     Adapters. ControlNets work from `start` to `end` of the executed steps; control_scale, control_scales, control_starts and control_ends
     move them live. `loras` are merged into the weights, lora_weights moves them live (text encoders too); fuse_loras frees the memory that
@@ -75,12 +92,22 @@ class Stream(Painter):
     prompts by frame or time, for when nothing is connected to `prompt`. A change arrives by `interpolation`: "slerp" keeps the length of
     each token's encoding on the way, "lerp" is shorter in the middle.
 
+    Carry tools; docs/carry.md has what each is worth. `hold`: cells of the carried latent stay, as firmly as it says, where neither `control`
+    nor `image` moved, within `motion`'s reach; the others are painted with `strength`. `calm`: the strength of a frame in which
+    nothing moves; between, the share of what moves decides. `flow`: the carried latent, and if asked the fixed noise, go along with the
+    motion. `remember`: self-attention sees earlier frames, as strongly as remember_weight says (1 = like the present one); steps are
+    then not captured. `skip`: at most so many frames in a row are not painted, but are the last picture once more, where no
+    pixel of the inputs changed by more than skip_change (0..1) since they were painted from; told as `skipped`.
+
     Drift. reset_every asks for a new epoch every so many frames; scene_cut does when the picture (`image`, else the first `control`) changes by
     more than this mean absolute difference (0..1, 0 = off), and that frame ignores the carry.
 
     Cost. reuse = { every = 3, cut = 1 } computes deep features on every third step only (arXiv 2312.00858); `frames` = 4 lets up to four
-    frames live on those of one, until a picture moves by more than `motion`. It may be changed live. vae_tiling and vae_slicing spare
-    memory in the autoencoder.
+    frames live on those of one, until a picture moves by more than `motion`. It may be changed live.
+
+    Memory. `placement` says how parts are kept (see there), `quantise` that they are kept in 8 or 4 bits by a library that is installed
+    ("auto": if the memory plan needs it); what is not said the memory plan decides, or it stays on the device. vae_tiling and vae_slicing
+    spare memory in the autoencoder. LoRAs that can be moved need full weights. See docs/memory.md.
 
     Speed. `graphs` captures steps and replays them, which spares the host a thousand calls a step: "auto" where the device can. Steps, strength
     and scales move without a new capture; for a new size, way of guidance or set of adapters a capture is made when there is time. `attention`:
@@ -106,13 +133,18 @@ class Stream(Painter):
         fuse_loras: bool = False,
         embeddings: list[Embedding] | None = None,
         vae: str | None = None,
-        vae_tiling: bool = False,
-        vae_slicing: bool = False,
+        vae_tiling: bool | None = None,
+        vae_slicing: bool | None = None,
+        placement: Placement | None = None,
+        quantise: Quantise | Literal["auto"] | None = None,
         scheduler: Scheduler = "auto",
         karras_sigmas: bool | None = None,
         prediction: Literal["auto", "epsilon", "v", "sample"] = "auto",
         guidance: Guidance = "auto",
         reuse: Annotated[ReuseSteps | None, Live()] = None,
+        motion: Motion | None = None,
+        flow: Flow | None = None,
+        remember: Remember | None = None,
         width: Annotated[int | None, Range(64, 4096)] = None,
         height: Annotated[int | None, Range(64, 4096)] = None,
         fit: Literal["crop", "stretch"] = "crop",
@@ -133,6 +165,11 @@ class Stream(Painter):
         strength: Annotated[float, Knob(0, 1)] = 0.6,
         carry_mix: Annotated[float, Live(0, 1)] = 0.5,
         fresh_noise: Annotated[float, Live(0, 1)] = 0.0,
+        hold: Annotated[float, Live(0, 1)] = 0.0,
+        calm: Annotated[float | None, Live(0, 1)] = None,
+        remember_weight: Annotated[float, Live(0, 4)] = 1.0,
+        skip: Annotated[int, Live(0, 100000)] = 0,
+        skip_change: Annotated[float, Live(0, 1)] = 0.02,
         guidance_scale: Annotated[float | None, Live(0, 50)] = None,
         control_scale: Annotated[float, Live(0, 4)] = 1.0,
         control_scales: Annotated[list[float] | None, Live()] = None,
@@ -150,12 +187,15 @@ class Stream(Painter):
         self.model, self.family, self.base, self.controlnets, self.vae = model, family, base, controlnets or [], vae
         self.ip_adapters, self.loras, self.fuse_loras, self.embeddings = ip_adapters or [], loras or [], fuse_loras, embeddings or []
         self.vae_tiling, self.vae_slicing, self.micro = vae_tiling, vae_slicing, micro or {}
+        self.placement, self.quantise = placement or {}, quantise
         self.scheduler, self.karras_sigmas, self.prediction, self.guidance, self.reuse = scheduler, karras_sigmas, prediction, guidance, reuse
         self.width, self.height, self.fit, self.dtype, self.threads = width, height, fit, dtype, threads
         self.graphs, self.attention, self.accumulation, self.compile = graphs, attention, accumulation, compile
         self.syntax, self.chunks, self.clip_skip, self.schedule, self.interpolation = syntax, chunks, clip_skip, schedule or [], interpolation
         self.steps, self.size, self.strength = steps, size, strength
         self.carry_mix, self.fresh_noise, self.guidance_scale = carry_mix, fresh_noise, guidance_scale
+        self.motion, self.flow, self.remember = motion, flow, remember
+        self.hold, self.calm, self.remember_weight, self.skip, self.skip_change = hold, calm, remember_weight, skip, skip_change
         self.control_scale, self.control_scales = control_scale, control_scales
         self.control_starts, self.control_ends = control_starts, control_ends
         self.reference_scale, self.reference_scales, self.lora_weights = reference_scale, reference_scales, lora_weights
@@ -165,6 +205,7 @@ class Stream(Painter):
         self._age = 0
         self._cut_at = (-1, -1)
         self._told_fused = False
+        self._skipped = 0
 
     @classmethod
     def outlook(cls, asked: Asked) -> Outlook | None:
@@ -179,7 +220,8 @@ class Stream(Painter):
         """Load, check and place the modules. See the class for what is raised."""
         import torch
 
-        from operators.diffusion.build import adapted, prepared
+        from operators.diffusion.build import adapted, placed, prepared
+        from operators.diffusion.carry.toolbox import Toolbox
         from operators.diffusion.conditioning import Conditioning
         from operators.diffusion.controls import Controls
         from operators.diffusion.cues import Schedule
@@ -202,14 +244,15 @@ class Stream(Painter):
         self._output = (self.height or self.size, self.width or self.size)
         with LOADING:
             models = self.models = self._load(torch.device(site.device))
-            models.offload({name for name, how in site.placed.items() if how == "offload"})
             self._loras, self._looks = adapted(self, models)
+            placed(self, models)
         recipe = models.recipe
         self._sampler = models.sampler if self.scheduler == "auto" or site.embedded else self.scheduler
         self._guide = Guide(models, self._sampler, self.guidance)
         self._loop = Loop(models, Reuse(models.unet, **self._keeping()), quicken(self, models))
-        self._loop.looks = self._looks
         self._loop.expect(self._shapes(site.choices.get("size", ())))
+        self._tools = Toolbox(models, site.event, self.motion, self.flow, self.remember)
+        self._loop.memory, self._loop.looks = self._tools.memory, self._looks
         skip = recipe.clip_skip if self.clip_skip is None else self.clip_skip
         encoder = Encoder(models, site.event, syntax=self.syntax, chunks=1 if site.embedded else self.chunks, skip=skip)
         self._conditioning = Conditioning(encoder, self.interpolation)
@@ -225,7 +268,8 @@ class Stream(Painter):
         return load_for(self, device)
 
     def reset(self) -> None:
-        """Drop what belongs to the epoch: the rest of a prompt's blend, fixed noise, kept features, the scene to compare with."""
+        """Drop what belongs to the epoch: the rest of a prompt's blend, fixed noise, kept features, what the carry tools keep, the scene to
+        compare with."""
         if self.models is None:
             return
         self._age = 0
@@ -233,6 +277,7 @@ class Stream(Painter):
         self._image.forget()
         self._controls.forget()
         self._loop.reuse.forget()
+        self._tools.forget()
 
     def update(self, **changes: Any) -> None:
         """Take new values of live parameters."""
@@ -244,12 +289,13 @@ class Stream(Painter):
                 self.site.event("reuse_stays", why=str(error))
 
     def snapshot(self) -> Any:
-        """The age of the epoch, what the prompt was, kept features, and the pictures that a scene cut would be seen by; the rest follows from
-        the frame."""
+        """The age of the epoch, what the prompt was, kept features, what the carry tools keep, and the pictures that a scene cut would be
+        seen by; the rest follows from the frame."""
         looks = [self._image, *self._controls.intakes] if self.scene_cut else []
         pictures = [None if look.view is None else look.view.copy() for look in looks]
         kept = self._loop.reuse.pace.snapshot()
-        return {"age": self._age, "said": self._conditioning.snapshot(), "pictures": pictures, "kept": kept}
+        tools = self._tools.snapshot()
+        return {"age": self._age, "said": self._conditioning.snapshot(), "pictures": pictures, "kept": kept, "tools": tools}
 
     def recall(self, state: Any) -> None:
         import torch
@@ -258,6 +304,7 @@ class Stream(Painter):
         with torch.inference_mode():
             self._conditioning.recall(state["said"])
             self._loop.reuse.pace.recall(state.get("kept"), self._noise.device)
+            self._tools.recall(state["tools"])
         for look, picture in zip([self._image, *self._controls.intakes], state["pictures"], strict=False):
             look.recall(picture)
 
@@ -278,11 +325,15 @@ class Stream(Painter):
         with torch.inference_mode():
             return self.models is not None and self._loop.idle()
 
+    def tally(self) -> dict[str, int]:
+        """Frames that were not painted because nothing had changed."""
+        return {"skipped": self._skipped} if self._skipped else {}
+
     def close(self) -> None:
         if self.models is not None and "_loop" in self.__dict__:
             self._loop.rest("closed")
         self.models = None
-        for name in ("_loop", "_conditioning", "_noise", "_image", "_controls", "_guide", "_loras", "_looks"):
+        for name in ("_loop", "_conditioning", "_noise", "_image", "_controls", "_guide", "_loras", "_looks", "_tools"):
             self.__dict__.pop(name, None)
 
     # ---- a frame
@@ -300,6 +351,7 @@ class Stream(Painter):
         models = self.models
         assert models is not None
         with torch.inference_mode():
+            models.follow()
             at, size = (self.site.epoch, self.site.seq), self._working(models)
             if self._loras is not None:
                 self._blend_loras()
@@ -310,6 +362,9 @@ class Stream(Painter):
                 self._looks.take(reference or [], self.reference_scale, self.reference_scales, guided)
                 if any(was is not None and was is not now for was, now in zip(before, self._looks.seen, strict=True)):
                     self._loop.reuse.forget()
+            self._watch(control or [], image, size, reference or [])
+            if self._tools.still(self.skip, self.skip_change):
+                return Painted(*self._again())
             if self.control_starts or self.control_ends or self._controls.moved:
                 self._controls.part(self.control_starts, self.control_ends)
             controls, change = self._controls.take(control or [], size, at, self.control_scale, self.control_scales)
@@ -317,10 +372,13 @@ class Stream(Painter):
                 change = self._image.take(image, size, at)
             if self._cut(change):
                 carry = None
-            source = self._source(carry, image, size)
+                self._tools.cut()
+            carried = self._carried(carry, size)
+            source = self._source(carried, image)
             added = None if heard.pooled is None else self._conditioning.added(heard, self._sizes(size))
-            picture, latent = self._paint(rows, source, size, heard.text, controls, added)
-        self._age += 1
-        if self.reset_every and self._age == self.reset_every:
-            self.site.request_reset("drift")
-        return Painted(picture, Latent(latent.clone()))
+            picture, clean = self._paint(rows, source, size, heard.text, controls, added, self._tools.held(carried, self.hold))
+            with torch.inference_mode(False):
+                latent = Latent(clean.clone())
+            self._tools.settle(picture, latent, held=self.hold > 0, skip=self.skip > 0)
+        self._grow()
+        return Painted(picture, latent)

@@ -8,13 +8,12 @@ it counts. 1 multiply-add = 2 FLOP. It knows shapes, and neither files (but for 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from engine.outlook import Asked, Outlook, Weights
+from engine.outlook import Asked, Outlook
+from operators.diffusion.placement import is_tiny, spares, weigh, widening
 from operators.diffusion.schedule import executed
-
-HALF = 2  # bytes a weight
+from operators.diffusion.sizes import width_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,6 @@ class Family:
     unet: Cost
     control: Cost
     cuts: tuple[Cost, ...]
-    unet_params: int
-    control_params: int
-    text_params: int
     live: float
 
 
@@ -47,21 +43,21 @@ HINT = Cost(0.0, 14.722, 0.0)  # the ControlNet's embedding of its condition: on
 SD1 = Family(
     Cost(3.0078, 677.771, 122.4946), Cost(1.3912, 232.8904, 49.0104),
     (Cost(0.0806, 41.6966, 21.4748), Cost(0.2336, 115.4849, 64.4245), Cost(0.3867, 197.6618, 107.3742)),
-    859_520_964, 361_279_120, 123_060_480, 68.8,
+    68.8,
 )  # fmt: skip
 SD2 = Family(
     Cost(3.9918, 677.771, 122.4946), Cost(1.8453, 232.8904, 49.0104),
     (Cost(0.1058, 41.6966, 21.4748), Cost(0.3093, 115.4849, 64.4245), Cost(0.5128, 197.6618, 107.3742)),
-    865_910_724, 364_228_240, 340_387_840, 69.0,
+    69.0,
 )  # fmt: skip
 SDXL = Family(
-    Cost(52.531, 1489.2715, 46.9762), Cost(25.8695, 665.4132, 20.8037), (), 2_567_463_684, 1_251_014_160, 816_081_920, 42.7,
+    Cost(52.531, 1489.2715, 46.9762), Cost(25.8695, 665.4132, 20.8037), (), 42.7,
 )  # fmt: skip
 WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL}  # of the text that the UNet attends to
 
-# Autoencoders: encoder, decoder, parameters, MB of activations times A.
-KL = (Cost(0.0, 1082.2987, 34.3597), Cost(0.0, 2480.1592, 34.3597), 83_653_863, 402.7)
-TINY = (Cost(0.0, 122.3248, 0.0), Cost(0.0, 141.3501, 0.0), 2_445_063, 103.8)
+# Autoencoders: encoder, decoder, MB of activations times A in half precision.
+KL = (Cost(0.0, 1082.2987, 34.3597), Cost(0.0, 2480.1592, 34.3597), 402.7)
+TINY = (Cost(0.0, 122.3248, 0.0), Cost(0.0, 141.3501, 0.0), 103.8)
 
 
 def family_of(model: str) -> tuple[Family, bool]:
@@ -70,8 +66,8 @@ def family_of(model: str) -> tuple[Family, bool]:
     from operators.diffusion import checkpoint
 
     try:
-        settings = checkpoint.config(checkpoint.locate(model) / "unet", model)
-        width = settings.get("cross_attention_dim")
+        path = checkpoint.locate(model)
+        width = width_of(path) if path.is_file() else checkpoint.config(path / "unet", model).get("cross_attention_dim")
         if width in WIDTHS:
             return WIDTHS[width], True
     except EngineError:
@@ -80,35 +76,6 @@ def family_of(model: str) -> tuple[Family, bool]:
     if "xl" in name:
         return SDXL, False
     return (SD2 if any(part in name for part in ("2-1", "2.1", "-2-", "sd-turbo")) else SD1), False
-
-
-def weights_of(name: str, model: str, part: str, params: int, per_frame: float) -> Weights:
-    """The weights of one part of `model` in half precision: from the headers of its files where they are here, else from the family."""
-    from engine.errors import EngineError
-    from operators.diffusion import checkpoint
-
-    try:
-        folder = checkpoint.locate(model)
-        counted = count(folder / part if (folder / part).is_dir() else folder)
-    except (EngineError, OSError, ValueError):
-        counted = 0
-    return Weights(name, HALF * (counted or params), bool(counted), per_frame)
-
-
-def count(folder: Path) -> int:
-    """Numbers in the safetensors files of `folder`, read from their headers: those without a variant, or where there are none, all. 0 where
-    there are no files."""
-    import json
-    import math
-
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [f for f in files if f.name.count(".") == 1] or files
-    total = 0
-    for file in plain:
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        total += sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
-    return total
 
 
 def passes(params: dict[str, Any], strength: float) -> tuple[int, int]:
@@ -149,8 +116,8 @@ def outlook(asked: Asked) -> Outlook | None:
     height, width = int(params.get("height") or side), int(params.get("width") or side)
     side = min(side, height, width)
     area = side * side * max(height, width) / min(height, width) / 512**2
-    tiny = params.get("vae") is not None and any(part in str(params["vae"]).lower() for part in ("tae", "tiny"))
-    encoder, decoder, coder_params, coder_live = TINY if tiny else KL
+    tiny = is_tiny(params.get("vae"))
+    encoder, decoder, coder_live = TINY if tiny else KL
     rows = 2 if params["guidance"] == "cfg" else 1
     reuse, notes = params.get("reuse"), [] if known else [f"{model} is not on this machine: its family is taken from its name"]
     cut = family.cuts[min(_get(reuse, "cut"), len(family.cuts) - 1)] if reuse and family.cuts else None
@@ -169,12 +136,15 @@ def outlook(asked: Asked) -> Outlook | None:
         work += decoder.at(area) + len(nets) * HINT.at(area) + (encoder.at(area) if "image" in asked.inputs else 0)
         tflop.append(work / 1000)
     most, _ = passes(params, float(max(strengths)) if starts else 1.0)
-    weights = [weights_of("unet", model, "unet", family.unet_params, float(most))]
-    weights.append(weights_of("text", model, "text_encoder", family.text_params, 0.0))
-    weights += [weights_of(f"controlnet {i + 1}", str(_get(n, "model")), "", family.control_params, float(most)) for i, n in enumerate(nets)]
-    weights.append(weights_of("vae", str(params.get("vae") or model), "" if params.get("vae") else "vae", coder_params, 1.0))
-    live = max(rows * family.live, coder_live) * area * 1e6
-    return Outlook(tuple(weights), round(live), (min(tflop), max(tflop)), (min(evaluations), max(evaluations)), tuple(notes))
+    weights, more = weigh(asked, params, next(width for width, each in WIDTHS.items() if each is family), float(most), tiny)
+    wide = 1 if tiny else widening(str(params.get("vae") or model), "" if params.get("vae") else "vae")
+    unet_live, coder_live = rows * family.live * area * 1e6, wide * coder_live * 1e6
+    few = spares(tiny, area, round(unet_live), coder_live, decoder.at(area))
+    live = max(unet_live, coder_live * area)
+    return Outlook(
+        tuple(weights), round(live), (min(tflop), max(tflop)), (min(evaluations), max(evaluations)), (*notes, *more),
+        () if params.get("vae_tiling") is not None else few,
+    )  # fmt: skip
 
 
 def _get(table: Any, key: str) -> Any:

@@ -144,8 +144,9 @@ def test_out_of_memory_passes_through_and_relief_changes_nothing_but_place() -> 
         assert not bench.operator.relieve()
         assert same(bench(skeleton(), carry=Latent(torch.ones(1, 4, 8, 8))), plain)
         bench.operator.restore()
-        assert not bench.operator.models.relieved
+        assert bench.operator.models.relieved  # nothing moves during a frame: the next one brings it back
         assert same(bench(skeleton(), carry=Latent(torch.ones(1, 4, 8, 8))), plain)
+        assert not bench.operator.models.relieved
 
 
 def test_a_frame_tried_again_is_the_frame_it_would_have_been() -> None:
@@ -180,7 +181,7 @@ def test_relieved_modules_are_away_between_uses(monkeypatch: pytest.MonkeyPatch)
     """On one device nothing moves, so moves are written down: in before, out after, and the UNet never."""
     with stream() as bench:
         models = bench.operator.models
-        names = {id(models.unet): "unet", id(models.coder.module): "vae", id(models.towers[0].module): "text"}
+        names = {id(models.unet): "unet", id(models.coder.module.decoder): "vae", id(models.towers[0].module): "text"}
         names[id(models.nets[0].module)] = "control"
         moves: list[tuple[str, str]] = []
         plain = torch.nn.Module.to
@@ -209,8 +210,9 @@ def test_what_the_memory_plan_keeps_away_stays_away() -> None:
         assert set(models.resting) == planned
         assert same(bench(skeleton(), carry=Latent(torch.ones(1, 4, 8, 8))), plain)
         assert bench.operator.relieve()
-        assert set(models.resting) == planned | {id(models.coder.module)}
+        assert set(models.resting) == planned | {id(models.coder.module.decoder), id(models.coder.module.encoder)}
         bench.operator.restore()
+        bench(skeleton())
         assert set(models.resting) == planned
 
 

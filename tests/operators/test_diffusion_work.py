@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from engine.outlook import Asked, Outlook
-from operators.diffusion.work import HINT, SD1, SD2, SDXL, TINY, count, family_of, outlook
+from operators.diffusion.sizes import TEXT, count
+from operators.diffusion.work import HINT, SD1, SD2, SDXL, TINY, family_of, outlook
 
 BENCH = Path(__file__).parents[2] / "bench"
 BASE: dict[str, Any] = {
@@ -67,7 +68,7 @@ def test_size_counts_as_the_node_works_at_it() -> None:
     assert ask(size=256, width=512, height=512, controlnets=[]).tflop[1] == pytest.approx((15 * SD1.unet.at(0.25) + TINY[1].at(0.25)) / 1000)
     wide = ask(size=512, width=1024, height=512, controlnets=[])
     assert wide.tflop[1] == pytest.approx((15 * SD1.unet.at(2.0) + TINY[1].at(2.0)) / 1000)
-    assert wide.activations == pytest.approx(2 * max(SD1.live, TINY[3]) * 1e6)
+    assert wide.activations == pytest.approx(2 * max(SD1.live, TINY[2]) * 1e6)
 
 
 def test_nothing_is_said_of_the_embedded_model() -> None:
@@ -93,11 +94,11 @@ def test_sizes_come_from_headers_where_the_files_are(tmp_path: Path) -> None:
     fake_weights(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", a=[10, 4], b=[7])
     fake_weights(tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors", a=[10, 4], b=[7])
     (tmp_path / "unet" / "config.json").write_text('{"cross_attention_dim": 1024}')
-    assert count(tmp_path / "unet") == 47
+    assert count(tmp_path / "unet").total == 47
     assert family_of(str(tmp_path)) == (SD2, True)
     told = ask(model=str(tmp_path))
     unet = next(w for w in told.weights if w.name == "unet")
     assert (unet.bytes, unet.exact) == (94, True)
     text = next(w for w in told.weights if w.name == "text")
-    assert (text.bytes, text.exact) == (2 * SD2.text_params, False)
+    assert (text.bytes, text.exact) == (2 * TEXT[1024].total, False)
     assert told.notes == ()

@@ -1,0 +1,70 @@
+"""Layers whose weights are kept otherwise than they compute: in eight-bit floats, or in the memory of the host.
+
+A weight is brought into the precision and onto the device of what it is applied to, each time it is applied, and let go of again. What is
+kept never moves and is never written, so a recorded pass finds it where it was. In eight bits the result is that of diffusers'
+layerwise casting to the same storage type, bit for bit; from the host it is that of weights on the device, bit for bit.
+
+Normalisations, embeddings, biases and the first and last layers stay as they are. It knows layers, not models or plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from operators.diffusion.sizes import KEPT
+
+if TYPE_CHECKING:
+    import torch
+
+
+def store8(module: Any) -> None:
+    """Keep the weights of linear layers and convolutions in float8_e4m3fn from now on."""
+    import torch
+
+    for layer in _layers(module):
+        layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.float8_e4m3fn), requires_grad=False)
+
+
+def store_on_host(module: Any, device: torch.device) -> None:
+    """Keep these weights in the memory of the host, pinned where `device` can read it directly, and everything else on `device`."""
+    import torch
+
+    weights = []
+    for layer in _layers(module):
+        weight = layer.weight.data.to("cpu")
+        layer.weight = torch.nn.Parameter(weight.pin_memory() if device.type == "cuda" else weight, requires_grad=False)
+        weights.append(layer.weight)
+    away = {id(weight) for weight in weights}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) not in away:
+            tensor.data = tensor.data.to(device)
+
+
+def _layers(module: Any) -> Iterator[Any]:
+    """The layers of `module` that can be stored otherwise, made into such that fetch their weight."""
+    for name, layer in module.named_modules():
+        kind = _kinds().get(type(layer))
+        if kind is not None and not KEPT.search(name):
+            layer.__class__ = kind
+            yield layer
+
+
+@cache
+def _kinds() -> dict[type, type]:
+    import torch
+    import torch.nn.functional as F
+
+    def fetched(weight: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+        return weight.to(to.device, non_blocking=True).to(to.dtype)  # narrow over the bus, wide on the device
+
+    class Linear(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return F.linear(input, fetched(self.weight, input), self.bias)
+
+    class Conv2d(torch.nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return self._conv_forward(input, fetched(self.weight, input), self.bias)
+
+    return {torch.nn.Linear: Linear, torch.nn.Conv2d: Conv2d, Linear: Linear, Conv2d: Conv2d}
