@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from bench import gpu_live, gpu_wheels  # noqa: E402
-from bench.gpu import targets  # noqa: E402
-from bench.gpu.lab import Lab, Late, Skipped, rates  # noqa: E402
+from bench import gpu_live, gpu_wheels
+from bench.gpu import targets
+from bench.gpu.lab import Lab, Late, Skipped, rates
 
 ROOT = Path(__file__).parents[2]
 
