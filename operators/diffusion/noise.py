@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from operators.diffusion.carry import warp
 from operators.diffusion.interpolate import slerp
 
 if TYPE_CHECKING:
@@ -31,8 +32,11 @@ class Noise:
         self.generator.manual_seed(key)
         return torch.randn(shape, generator=self.generator, device=self.device)
 
-    def __call__(self, key: int, fixed_key: int, fresh: float, shape: tuple[int, ...]) -> torch.Tensor:
+    def __call__(
+        self, key: int, fixed_key: int, fresh: float, shape: tuple[int, ...], came: torch.Tensor | None = None
+    ) -> torch.Tensor:  # fmt: skip
         """Noise of one frame: drawn under `key` for `fresh` 1, under `fixed_key` for 0, between them on the sphere that joins the two.
+        `came` (2, h, w): where each cell was when the fixed noise was drawn, in cells; None: where it is.
 
         A straight mix would lose variance: normal latents lie near a sphere of radius sqrt(n).
         """
@@ -41,6 +45,7 @@ class Noise:
         if self.kept != (fixed_key, shape):
             self.fixed, self.kept = self.draw(fixed_key, shape), (fixed_key, shape)
         assert self.fixed is not None
+        fixed = self.fixed if came is None or came.shape[1:] != self.fixed.shape[2:] else warp.noise(self.fixed, came)
         if fresh <= 0:
-            return self.fixed
-        return slerp(self.fixed.flatten(1), self.draw(key, shape).flatten(1), fresh).view(shape)
+            return fixed
+        return slerp(fixed.flatten(1), self.draw(key, shape).flatten(1), fresh).view(shape)

@@ -16,6 +16,7 @@ from engine.payload import Image, Latent, Prompt
 if TYPE_CHECKING:
     import torch
 
+    from operators.diffusion.carry.hold import Held
     from operators.diffusion.models import Models
 
 EMBEDDED_STEPS = 2  # more cost time and likeness: bench/embedded_quality has one, two and four
@@ -30,6 +31,18 @@ class Painter(Operator):
     strength: float
     carry_mix: float
     fresh_noise: float
+    hold: float
+    calm: float | None
+    remember_weight: float
+    skip: int
+    skip_change: float
+    control_scale: float
+    control_scales: list[float] | None
+    control_starts: list[float] | None
+    control_ends: list[float] | None
+    reference_scale: float
+    reference_scales: list[float] | None
+    reset_every: int
     guidance_scale: float | None
     scene_cut: float
     prompt: str
@@ -53,6 +66,8 @@ class Painter(Operator):
     _looks: Any
     _noise: Any
     _outlet: Any
+    _tools: Any
+    _skipped: int
 
     def _said(self, prompt: Prompt | None) -> tuple[str, str, int]:
         """Text, negative text and blend: of the port, else of the schedule, else of the parameters."""
@@ -63,7 +78,7 @@ class Painter(Operator):
 
     def _paint(
         self, rows: Any, source: torch.Tensor | None, size: tuple[int, int], cond: torch.Tensor, controls: list[Any],
-        added: dict[str, torch.Tensor] | None,
+        added: dict[str, torch.Tensor] | None, held: Held | None,
     ) -> tuple[Image, torch.Tensor]:  # fmt: skip
         """Denoise and decode; once more from noise alone where the result is not finite."""
         from operators.diffusion.schedule import executed
@@ -71,33 +86,37 @@ class Painter(Operator):
         models = self.models
         assert models is not None
         while True:
-            run = rows.n if source is None else executed(rows.n, self.strength)
+            strength = self._tools.strength(self.strength, self.calm)
+            run = rows.n if source is None else executed(rows.n, strength)
             if run:
                 noise, extra = self._draw(rows, models, size), self._guide.input(self.guidance_scale)
                 self._begin(rows, run, (len(cond), *noise.shape[1:]), source is None)
                 with self.site.span("denoise"), models.use(*(c.net.module for c in controls)):
-                    latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, extra, self.site.check, added)
+                    latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, extra, self.site.check, added, held)
                 self._loop.reuse.pace.done()
             else:
                 latent = source
             with self.site.span("decode"):
                 picture = self._outlet.emit(self._loop.decode(latent), latent, self._output, self.site)
             if picture is not None:
-                self.site.measure(executed=run, full=self._loop.reuse.pace.full if run else 0, strength=float(self.strength), size=size[0])
+                self.site.measure(executed=run, full=self._loop.reuse.pace.full if run else 0, strength=float(strength), size=size[0])
                 return picture, latent
             self._loop.clear()
             self._loop.reuse.forget()
+            self._tools.cut()
             self.site.event("not_finite", started="from noise" if source is None else "from the source", executed=run)
             if source is None:
                 raise RunError(
                     f"the picture is not finite after {run} steps from noise in {str(models.dtype).removeprefix('torch.')}",
                     fix='try dtype = "fp32", or another vae: some full decoders overflow in half precision',
                 )
-            source = None
+            source = held = None
 
     def _begin(self, rows: Any, run: int, shape: tuple[int, ...], anew: bool) -> None:
         """Say to deep-feature reuse what this frame depends on; see pace.py."""
         said, controls, looks = self._conditioning, self._controls, self._looks
+        if self._tools.memory is not None:
+            self._tools.memory.begin(self.remember_weight, shape)
         nets = [(v, net.start, net.end) for v, net in zip(controls.values, controls.models.nets, strict=True)]
         seen = None if looks is None else (looks.active, looks.values)
         guidance = (self._guide.guidance, self._guide.scale(self.guidance_scale))
@@ -164,27 +183,71 @@ class Painter(Operator):
         self.site.request_reset("scene cut")
         return True
 
-    def _source(self, carry: Latent | None, image: Image | None, size: tuple[int, int]) -> torch.Tensor | None:
+    def _watch(self, control: list[Image], image: Image | None, size: tuple[int, int], references: list[Any]) -> None:
+        """Let the carry tools see the pictures, on the host, before any is uploaded."""
+        tools, said, fold = self._tools, self._conditioning, self.models.fold  # type: ignore[union-attr]
+        watching = bool(self.hold or self.skip or self.calm is not None)
+        if not watching and tools.flow is None and tools.memory is None:
+            return
+        controls = [intake.window(each, size) for intake, each in zip(self._controls.intakes, control, strict=False)]
+        images = [] if image is None else [self._image.window(image, size)]
+        on = controls[:1] if tools.on == "control" or (tools.on == "auto" and not images) else images
+        weights = None if self._loras is None else self._loras.weights
+        key = (
+            said.key, None if said.settled else said.frame, size, self.control_scale, self.control_scales, self.control_starts,
+            self.control_ends, self.reference_scale, self.reference_scales, weights, self.guidance_scale, [r.digest() for r in references],
+        )  # fmt: skip
+        tools.look([*controls, *images], on[0] if on else None, (size[0] // fold, size[1] // fold), repr(key), watching)
+
+    def _again(self) -> tuple[Image, Latent]:
+        """The last picture and latent once more, for a frame in which nothing changed."""
+        import numpy as np
+
+        last, latent = self._tools.again()
+        picture = self.site.empty(last.shape)
+        np.copyto(picture, last)
+        self._skipped = self._tools.skipped
+        self.site.measure(executed=0, skipped=1)
+        self._grow()
+        return Image(picture), latent
+
+    def _grow(self) -> None:
+        """The epoch is a frame older; at some age it asks for its end."""
+        self._age += 1
+        if self.reset_every and self._age == self.reset_every:
+            self.site.request_reset("drift")
+
+    def _carried(self, carry: Latent | None, size: tuple[int, int]) -> torch.Tensor | None:
+        """The carried latent at the working `size`, (1, C, h, w) float32 on the device; None where there is none, or nobody wants it."""
+        import torch
+
+        models = self.models
+        assert models is not None
+        if carry is None or (self._tools.strength(self.strength, self.calm) >= 1 and not self.hold):
+            return None
+        carried = torch.as_tensor(carry.data).to(models.device, torch.float32)
+        cells = (size[0] // models.fold, size[1] // models.fold)
+        if tuple(carried.shape[2:]) != cells:
+            carried = torch.nn.functional.interpolate(carried, cells, mode="bilinear", antialias=True)
+        return carried
+
+    def _source(self, carried: torch.Tensor | None, image: Image | None) -> torch.Tensor | None:
         """The clean latent that the frame starts from, (1, C, h, w) float32, or None."""
         import torch
 
         models = self.models
         assert models is not None
-        if self.strength >= 1:
+        if self._tools.strength(self.strength, self.calm) >= 1:
             return None
-        mix = self.carry_mix if carry is not None and image is not None else float(carry is not None)
-        carried = encoded = None
-        if carry is not None and mix > 0:
-            carried = torch.as_tensor(carry.data).to(models.device, torch.float32)
-            cells = (size[0] // models.fold, size[1] // models.fold)
-            if tuple(carried.shape[2:]) != cells:
-                carried = torch.nn.functional.interpolate(carried, cells, mode="bilinear", antialias=True)
+        mix = self.carry_mix if carried is not None and image is not None else float(carried is not None)
+        encoded = None
         if image is not None and mix < 1:
             encoded = models.encode(self._image.tensor)  # type: ignore[arg-type]
-        if carried is None or encoded is None:
-            return carried if encoded is None else encoded
-        return torch.lerp(encoded, carried, mix)
+        if carried is None or mix <= 0:
+            return encoded
+        carried = self._tools.moved(carried, encoded)
+        return carried if encoded is None else torch.lerp(encoded, carried, mix)
 
     def _draw(self, rows: Any, models: Models, size: tuple[int, int]) -> torch.Tensor:
         shape = (1 + (rows.n if rows.noisy else 0), models.channels, size[0] // models.fold, size[1] // models.fold)
-        return self._noise(self.site.key(), self.site.key(-1), self.fresh_noise, shape)
+        return self._noise(self.site.key(), self.site.key(-1), self.fresh_noise, shape, self._tools.since)

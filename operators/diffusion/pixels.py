@@ -51,7 +51,7 @@ class Intake:
         import numpy as np
         import torch
 
-        data = self._window(image, size)
+        data = self.window(image, size)
         known = self.view is not None and self.view.shape == data.shape
         change = _difference(self.view, data) if known else 1.0
         still = change == 0 and self.size == size and np.array_equal(self.view, data)
@@ -98,7 +98,8 @@ class Intake:
         """Drop the picture; the next one counts as new."""
         self.view = self.bytes = self.tensor = self.wide = self.done = None
 
-    def _window(self, image: Image, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    def window(self, image: Image, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+        """The part of `image` that is read at the working `size`: a view, uint8 (H, W, 3)."""
         data: Any = image.data
         if data.ndim != 3 or data.shape[2] != 3 or str(data.dtype) != "uint8" or image.layout != "hwc":
             raise MediaError(f"expected a picture of uint8 (height, width, 3), found {image!r}")
