@@ -52,7 +52,7 @@ class Operator:
     def snapshot(self) -> Any:
         """What earlier frames left, for `recall` in another process: plain values, NumPy arrays and tensors in dicts and lists, none of which
         is written to afterwards. Called before a frame, on the lane. By default {} where `reset` is not overridden, because then there is
-        nothing to forget, else None: it cannot be said."""
+        nothing to forget, else None: it cannot be said. Raise ReplayError to say why not."""
         return {} if type(self).reset is Operator.reset else None
 
     def recall(self, state: Any) -> None:

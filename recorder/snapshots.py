@@ -61,9 +61,7 @@ def take(node: NodeRun, head: Packet, mark: int) -> tuple[Taken, list[Any], int]
     }  # fmt: skip
     state: Any = {}
     if isinstance(operator, Operator):
-        state = operator.snapshot()
-        if state is None:
-            facts["cannot"] = f"{node.plan.op} keeps state that it cannot hand out"
+        facts["cannot"], state = _state(node, operator)
     if node.gathered:
         facts["cannot"] = "a batch was being gathered"
     kept = {str(side.edge.id): side.value for side in node.sides if side.value is not None}
@@ -76,6 +74,15 @@ def take(node: NodeRun, head: Packet, mark: int) -> tuple[Taken, list[Any], int]
         ready.append(sys.modules["torch"].cuda.current_stream().record_event())
     size = nbytes(state) + sum(nbytes(packet.payload) for packet in kept.values())
     return Taken(facts, state, kept, written, last_good, ready), leases, size
+
+
+def _state(node: NodeRun, operator: Operator) -> tuple[str, Any]:
+    """Why the operator cannot say its state, else "", and the state."""
+    try:
+        state = operator.snapshot()
+    except ReplayError as error:
+        return f"{node.plan.op}: {error.message}", None
+    return ("" if state is not None else f"{node.plan.op} keeps state that it cannot hand out"), state
 
 
 def _rewritten(node: NodeRun, port: str, wired: bool) -> bool:

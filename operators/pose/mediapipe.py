@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from engine.errors import DeviceError, MediaError, MissingError
+from engine.errors import DeviceError, MediaError, MissingError, ReplayError
 from engine.operator import HOST_RGB, Live, Operator, Range, operator
 from engine.payload import Image, Pose, Scalar
 from engine.site import Site
@@ -130,6 +130,12 @@ class MediaPipePose(Operator):
         self._follow.reset()
         if self._landmarker is not None:
             self._blank()
+
+    def snapshot(self) -> Any:
+        """Our smoothing could be said, the landmarker's tracks and averages cannot; half a state would give other poses than the run had."""
+        raise ReplayError(
+            "whom MediaPipe follows, and its own smoothing, lie within its landmarker, which hands nothing out", fix="use pose.onnx"
+        )
 
     def close(self) -> None:
         landmarker, self._landmarker = self._landmarker, None

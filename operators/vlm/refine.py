@@ -165,6 +165,14 @@ class Refine(Operator):
         self._refiner.reset()
         self._thumb, self._said = None, None
 
+    def snapshot(self) -> dict[str, Any]:
+        """What was seen, the last key frame looked at, and the last prompt that left; the model itself remembers nothing."""
+        return {"seen": self._refiner.snapshot(), "thumb": self._thumb, "when": self._when, "said": self._said}
+
+    def recall(self, state: Any) -> None:
+        self._refiner.recall(state["seen"])
+        self._thumb, self._when, self._said = state["thumb"], state["when"], state["said"]
+
     def relieve(self) -> bool:
         """Move the model off the device; no picture is looked at until it is back."""
         if self._rested or self._eye is None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from operators.vlm.attributes import Attribute, agree, parse, read
 
@@ -65,6 +66,16 @@ class Refiner:
         """Forget what was seen."""
         for state in (self._level, self._wrong, self._row, self._followed):
             state.clear()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What was seen so far, as plain values."""
+        row = {name: (_plain(attribute), count) for name, (attribute, count) in self._row.items()}
+        return {"level": dict(self._level), "wrong": dict(self._wrong), "row": row, "followed": dict(self._followed)}
+
+    def recall(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `snapshot`."""
+        self._level, self._wrong, self._followed = dict(state["level"]), dict(state["wrong"]), dict(state["followed"])
+        self._row = {name: (_attribute(facts), count) for name, (facts, count) in state["row"].items()}
 
     def __call__(self, wish: Wish, caption: str, seen: dict[str, Attribute]) -> Refinement:
         """The prompt after one more look at the picture, which said `caption` and showed the attributes `seen`."""
@@ -135,6 +146,15 @@ class Refiner:
             return self._followed.get(about) or self._followed.get(name) or match["default"] or ""
 
         return tidy(FIELD.sub(value, wish.template))
+
+
+def _plain(attribute: Attribute) -> list[Any]:
+    return [attribute.text, sorted(attribute.colours), attribute.noun, sorted(attribute.qualities)]
+
+
+def _attribute(facts: Sequence[Any]) -> Attribute:
+    text, colours, noun, qualities = facts
+    return Attribute(text, frozenset(colours), noun, frozenset(qualities))
 
 
 def tidy(text: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import MediaError, MissingError
+from engine.errors import MediaError, MissingError, ReplayError
 from engine.payload import Image
 from engine.testing import Bench
 from operators.models import find
@@ -234,3 +234,26 @@ def test_coco_s_numbers() -> None:
 @given(st.integers(0, 5))
 def test_any_number_of_people(n: int) -> None:
     assert to_openpose(np.zeros((n, 33, 3)), FROM_MEDIAPIPE).shape == (n, 18, 3)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_replay_that_would_begin_in_its_middle_is_refused_with_the_node_and_the_reason(tmp_path: Path) -> None:
+    from engine.compile import compile
+    from engine.graph import GraphBuilder
+    from engine.session import Session
+    from recorder.recorder import Recorder
+    from recorder.replay import Wish, replay
+    from recorder.tape import read
+
+    g = GraphBuilder("posed")
+    g.node("figure", "source.figure", frames=6, size=64)
+    g.node("skeleton", "pose.mediapipe", image="figure.image")
+    g.node("draw", "pose.draw", pose="skeleton.pose")
+    g.node("sink", "sink.null", image="draw")
+    session = Session(compile(g.build()))
+    recorder = Recorder(tmp_path / "a.mcap", snapshot_every=2)
+    recorder.attach(session)
+    session.run()
+    recorder.close()
+    with pytest.raises(ReplayError, match=r"at frame 4: skeleton: pose\.mediapipe: whom MediaPipe follows.*hands nothing out"):
+        replay(read(tmp_path / "a.mcap"), Wish(begin=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from engine.testing import Bench
 from operators.vlm.attributes import parse
 from operators.vlm.backends import Look
 from operators.vlm.refine import difference, thumbnail
+from recorder.payloads import packed, unpacked
 
 
 class Script:
@@ -254,3 +256,23 @@ def test_a_missing_model_names_the_command(tmp_path: Path, monkeypatch: pytest.M
         pass
     with pytest.raises(UsageError, match="no model"), Bench("vlm.refine"):
         pass
+
+
+def test_it_goes_on_from_its_state(scripted: Any) -> None:
+    lines = ["a man with green hair in a blue coat"] * 4 + ["a man with red hair in a blue coat", "a woman with green hair in a white coat"] * 4
+    settings = {"prompt": "a dancer", "keep": {"hair": "red"}, "follow": 0.25, "scene_change": 0.05, "max_interval_ms": 150.0, "blend": 9}
+    whole, eye = scripted(*lines, **settings)
+    levels = [0, 0, 40, 40, 40, 80, 80, 0, 0, 120, 0, 120, 0, 120]
+    with whole:
+        made, states = [], []
+        for n, level in enumerate(levels):
+            states.append((json.loads(json.dumps(packed(whole.operator.snapshot()))), len(lines) - len(eye.lines)))
+            made.append(whole(picture(level), seq=n, pts=n * 40_000_000))
+    assert sum(result.prompt is not None for result in made) >= 4
+    for at in range(1, len(levels)):
+        state, looks = states[at]
+        later, _ = scripted(*lines[looks:], **settings)
+        with later:
+            later.operator.recall(unpacked(state))
+            again = [later(picture(level), seq=n, pts=n * 40_000_000) for n, level in enumerate(levels) if n >= at]
+        assert again == made[at:], at
