@@ -152,15 +152,20 @@ class Emitter:
 def leases_of(payload: Any, candidates: list[Lease]) -> tuple[Lease, ...]:
     """Those of `candidates` whose memory a payload shows."""
     found: list[Lease] = []
-    for array in (getattr(payload, name, None) for name in ("data", "people", "vertices")):
-        start = _address(array)
-        if start is None:
-            continue
-        for lease in candidates:
-            low = lease.array.__array_interface__["data"][0]
-            if low <= start < low + lease.array.nbytes and lease not in found:
-                found.append(lease)
+    for array in (getattr(payload, name, None) for name in ("data", "people", "vertices")) if candidates else ():
+        if array is not None:
+            own = [lease for lease in candidates if lease.array is array]  # mostly: then nobody has to ask where it lies
+            found += [lease for lease in own or _around(array, candidates) if lease not in found]
     return tuple(found)
+
+
+def _around(array: Any, candidates: list[Lease]) -> list[Lease]:
+    """Those whose memory `array` begins in."""
+    start = _address(array)
+    if start is None:
+        return []
+    lows = [(lease, lease.array.__array_interface__["data"][0]) for lease in candidates]
+    return [lease for lease, low in lows if low <= start < low + lease.array.nbytes]
 
 
 def _address(array: Any) -> int | None:

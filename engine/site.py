@@ -35,6 +35,10 @@ def _ignorant() -> str:
     return ""
 
 
+def _free(seq: int, epoch: int) -> dict[str, float]:
+    return {}
+
+
 def _decide_now(node: str, what: str, make: Callable[[], Any]) -> Any:
     return make()
 
@@ -71,6 +75,7 @@ class Site:
     _measure: Callable[[str, int, dict[str, float]], None] = _ignore
     _span: Callable[[int, int, str, int, int], None] = _ignore
     _health: Callable[[], str] = _ignorant
+    _spent: Callable[[int, int], dict[str, float]] = _free
     _outcome: Callable[[], str] = _at_eof
     _decide: Callable[[str, str, Callable[[], Any]], Any] = _decide_now
 
@@ -99,6 +104,11 @@ class Site:
     def origin(self) -> StreamInfo:
         """What the source of the frame in hand said of its stream."""
         return self.packet.origin if self.packet and self.packet.origin else StreamInfo()
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Milliseconds that each node before this one spent on the frame in hand, its source not counted. Host time: on a GPU, to submit."""
+        return self._spent(self.packet.seq, self.packet.epoch) if self.packet else {}
 
     # ---- random numbers
 
