@@ -64,6 +64,16 @@ class ReuseSteps(_Steps, total=False):
     end: Annotated[float, Ge(0), Le(1)]
 
 
+class Batching(TypedDict, total=False):
+    """How a node with `batch` = N paints several frames with one pass. Without `stream` N frames are gathered, painted together and leave
+    together. With it each pass has a row for every executed step, of as many frames, up to N: a picture comes executed - 1 frames later.
+    `carry`: a frame starts from what is left in the node, since a carry edge cannot close a loop around a batch: from the last frame of the
+    batch before; in a stream batch from what the first step of the frame before estimated."""
+
+    stream: bool
+    carry: bool
+
+
 class _Text(TypedDict):
     text: str
 

@@ -71,7 +71,7 @@ class Pace:
         first nominal step executed and their number. `shape` of the latent that a pass is given; `once`: its first pass has a row more.
         `pictures`: (H, W, 3) bytes each, asked for only where motion counts.
         """
-        look = [_cells(picture) for picture in pictures()] if self.frames > 1 else []
+        look = [cells_of(picture) for picture in pictures()] if self.frames > 1 else []
         same = self.valid and facts is not None and facts == self.facts and self.span[0] <= span[0] and self.span[1] == span[1]
         self._key = not (same and self.age < self.frames and _moved(self.look, look) <= self.motion)
         self._asked, self._shape, self._once, self._owed, self.full = (facts, look, span), shape, once, None, 0
@@ -155,7 +155,7 @@ class Pace:
         self.slots.append((at, shape, kept))
 
 
-def _cells(picture: Any) -> np.ndarray[Any, Any]:
+def cells_of(picture: Any) -> np.ndarray[Any, Any]:
     """Means of CELLS x CELLS cells, (CELLS, CELLS, 3) float32."""
     import cv2
     import numpy as np

@@ -76,6 +76,36 @@ class Painter(Operator):
         cue = self._cues.at(self.site.seq, self.site.pts) if self._cues.points else None
         return (cue.text, cue.negative or self.negative, cue.blend) if cue else (self.prompt, self.negative, self.blend)
 
+    def _hear(self, prompt: Prompt | None, references: list[Any]) -> tuple[Any, tuple[int, int], Any]:
+        """What the frame in hand is told: the sampler's rows, the working size, the encoded text; adapters and LoRAs as they stand now."""
+        models = self.models
+        assert models is not None
+        models.follow()
+        if self._loras is not None:
+            self._blend_loras()
+        rows, guided = self._table()
+        heard = self._conditioning(*self._said(prompt), guided, (self.site.epoch, self.site.seq))
+        if self._looks is not None:
+            before = list(self._looks.seen)
+            self._looks.take(references, self.reference_scale, self.reference_scales, guided)
+            if any(was is not None and was is not now for was, now in zip(before, self._looks.seen, strict=True)):
+                self._loop.reuse.forget()
+        return rows, self._working(models), heard
+
+    def _see(self, control: list[Image], image: Image | None, carry: Latent | None, size: tuple[int, int]) -> tuple[Any, Any, Any]:
+        """What the frame in hand shows: ControlNets at work, the carried latent as it counts, the clean latent to start from."""
+        at = (self.site.epoch, self.site.seq)
+        if self.control_starts or self.control_ends or self._controls.moved:
+            self._controls.part(self.control_starts, self.control_ends)
+        controls, change = self._controls.take(control, size, at, self.control_scale, self.control_scales)
+        if image is not None:
+            change = self._image.take(image, size, at)
+        if self._cut(change):
+            carry = None
+            self._tools.cut()
+        carried = self._carried(carry, size)
+        return controls, carried, self._source(carried, image)
+
     def _paint(
         self, rows: Any, source: torch.Tensor | None, size: tuple[int, int], cond: torch.Tensor, controls: list[Any],
         added: dict[str, torch.Tensor] | None, held: Held | None,
@@ -101,31 +131,40 @@ class Painter(Operator):
             if picture is not None:
                 self.site.measure(executed=run, full=self._loop.reuse.pace.full if run else 0, strength=float(strength), size=size[0])
                 return picture, latent
-            self._loop.clear()
-            self._loop.reuse.forget()
-            self._tools.cut()
-            self.site.event("not_finite", started="from noise" if source is None else "from the source", executed=run)
-            if source is None:
-                raise RunError(
-                    f"the picture is not finite after {run} steps from noise in {str(models.dtype).removeprefix('torch.')}",
-                    fix='try dtype = "fp32", or another vae: some full decoders overflow in half precision',
-                )
+            self._unsound(run, source is None)
             source = held = None
 
+    def _unsound(self, run: int, anew: bool) -> None:
+        """A result is not finite: nothing that was kept is to be trusted. RunError where it started from noise (`anew`)."""
+        self._loop.clear()
+        self._loop.reuse.forget()
+        self._tools.cut()
+        self.site.event("not_finite", started="from noise" if anew else "from the source", executed=run)
+        if anew:
+            raise RunError(
+                f"the picture is not finite after {run} steps from noise in {str(self._loop.models.dtype).removeprefix('torch.')}",
+                fix='try dtype = "fp32", or another vae: some full decoders overflow in half precision',
+            )
+
     def _begin(self, rows: Any, run: int, shape: tuple[int, ...], anew: bool) -> None:
-        """Say to deep-feature reuse what this frame depends on; see pace.py."""
-        said, controls, looks = self._conditioning, self._controls, self._looks
+        """Say to what is kept across steps and frames that one begins; see pace.py."""
         if self._tools.memory is not None:
             self._tools.memory.begin(self.remember_weight, shape)
+        lone = (shape[0] - rows.onetime, *shape[1:])
+        self._loop.reuse.pace.begin(self._facts(shape, anew), (rows.n - run, rows.n), lone, self._views, rows.onetime)
+
+    def _facts(self, shape: tuple[int, ...], anew: bool) -> str | None:
+        """What the deep features of this frame depend on besides its pictures; None while it changes from frame to frame."""
+        said, controls, looks = self._conditioning, self._controls, self._looks
         nets = [(v, net.start, net.end) for v, net in zip(controls.values, controls.models.nets, strict=True)]
         seen = None if looks is None else (looks.active, looks.values)
         guidance = (self._guide.guidance, self._guide.scale(self.guidance_scale))
         facts = (said.key, guidance, shape, nets, self._loras and self._loras.weights, seen, anew, self.carry_mix, self.fresh_noise)
-        intakes = (self._image, *controls.intakes)
-        self._loop.reuse.pace.begin(
-            repr(facts) if said.settled else None, (rows.n - run, rows.n), (shape[0] - rows.onetime, *shape[1:]),
-            lambda: [intake.view for intake in intakes if intake.view is not None], rows.onetime,
-        )  # fmt: skip
+        return repr(facts) if said.settled else None
+
+    def _views(self) -> list[Any]:
+        """The pictures of the frame in hand, on the host."""
+        return [intake.view for intake in (self._image, *self._controls.intakes) if intake.view is not None]
 
     def _keeping(self) -> dict[str, Any]:
         """Settings of deep-feature reuse; without any, every pass is full."""

@@ -13,10 +13,12 @@ from engine.operator import HOST_RGB, Knob, Live, Range, operator
 from engine.payload import Image, Latent, Prompt
 from operators.diffusion.accumulate import Accumulation
 from operators.diffusion.attend import Attention
+from operators.diffusion.batches import Batches
 from operators.diffusion.capture import Wanted
 from operators.diffusion.compiled import Compile
 from operators.diffusion.families import FamilyName
 from operators.diffusion.options import (
+    Batching,
     ControlNet,
     Cue,
     Embedding,
@@ -33,7 +35,6 @@ from operators.diffusion.options import (
     ReuseSteps,
     Scheduler,
 )  # fmt: skip
-from operators.diffusion.painter import Painter
 from operators.diffusion.reference import Reference
 from operators.diffusion.syntax import Syntax
 
@@ -53,7 +54,7 @@ class Painted(NamedTuple):
 
 
 @operator("diffusion.stream", gpu=True)
-class Stream(Painter):
+class Stream(Batches):
     """Paint one picture a frame with a model of the Stable Diffusion 1.x, 2.x or XL class, starting from what the last frame left.
 
     Ports. `control`: one condition picture (a skeleton, edges …) per entry of `controlnets`, in that order. `image`: a picture to start from.
@@ -103,7 +104,9 @@ class Stream(Painter):
     more than this mean absolute difference (0..1, 0 = off), and that frame ignores the carry.
 
     Cost. reuse = { every = 3, cut = 1 } computes deep features on every third step only (arXiv 2312.00858); `frames` = 4 lets up to four
-    frames live on those of one, until a picture moves by more than `motion`. It may be changed live.
+    frames live on those of one, until a picture moves by more than `motion`. It may be changed live. With `batch` = N beside op, N frames
+    are painted together; with batching = { stream = true } each pass has a row for every executed step instead (arXiv 2312.12491), and a
+    picture comes some frames later. Either costs latency; see docs/performance.md.
 
     Memory. `placement` says how parts are kept (see there), `quantise` that they are kept in 8 or 4 bits by a library that is installed
     ("auto": if the memory plan needs it); what is not said the memory plan decides, or it stays on the device. vae_tiling and vae_slicing
@@ -142,6 +145,7 @@ class Stream(Painter):
         prediction: Literal["auto", "epsilon", "v", "sample"] = "auto",
         guidance: Guidance = "auto",
         reuse: Annotated[ReuseSteps | None, Live()] = None,
+        batching: Batching | None = None,
         motion: Motion | None = None,
         flow: Flow | None = None,
         remember: Remember | None = None,
@@ -189,6 +193,7 @@ class Stream(Painter):
         self.vae_tiling, self.vae_slicing, self.micro = vae_tiling, vae_slicing, micro or {}
         self.placement, self.quantise = placement or {}, quantise
         self.scheduler, self.karras_sigmas, self.prediction, self.guidance, self.reuse = scheduler, karras_sigmas, prediction, guidance, reuse
+        self.batching = batching
         self.width, self.height, self.fit, self.dtype, self.threads = width, height, fit, dtype, threads
         self.graphs, self.attention, self.accumulation, self.compile = graphs, attention, accumulation, compile
         self.syntax, self.chunks, self.clip_skip, self.schedule, self.interpolation = syntax, chunks, clip_skip, schedule or [], interpolation
@@ -260,6 +265,7 @@ class Stream(Painter):
         self._image = Intake(models.device, models.coder.dtype, -1.0, self.fit)
         self._controls = Controls(models, self.fit)
         self._outlet = Outlet()
+        self._arrange()
         prepared(self, models)
 
     def _load(self, device: torch.device) -> Models:
@@ -278,6 +284,7 @@ class Stream(Painter):
         self._controls.forget()
         self._loop.reuse.forget()
         self._tools.forget()
+        self._empty()
 
     def update(self, **changes: Any) -> None:
         """Take new values of live parameters."""
@@ -295,7 +302,7 @@ class Stream(Painter):
         pictures = [None if look.view is None else look.view.copy() for look in looks]
         kept = self._loop.reuse.pace.snapshot()
         tools = self._tools.snapshot()
-        return {"age": self._age, "said": self._conditioning.snapshot(), "pictures": pictures, "kept": kept, "tools": tools}
+        return {"age": self._age, "said": self._conditioning.snapshot(), "pictures": pictures, "kept": kept, "tools": tools, "left": self._left}
 
     def recall(self, state: Any) -> None:
         import torch
@@ -305,6 +312,7 @@ class Stream(Painter):
             self._conditioning.recall(state["said"])
             self._loop.reuse.pace.recall(state.get("kept"), self._noise.device)
             self._tools.recall(state["tools"])
+            self._left = None if state.get("left") is None else torch.as_tensor(state["left"]).to(self._noise.device)
         for look, picture in zip([self._image, *self._controls.intakes], state["pictures"], strict=False):
             look.recall(picture)
 
@@ -348,33 +356,13 @@ class Stream(Painter):
     ) -> Painted:
         import torch
 
-        models = self.models
-        assert models is not None
+        assert self.models is not None
         with torch.inference_mode():
-            models.follow()
-            at, size = (self.site.epoch, self.site.seq), self._working(models)
-            if self._loras is not None:
-                self._blend_loras()
-            rows, guided = self._table()
-            heard = self._conditioning(*self._said(prompt), guided, at)
-            if self._looks is not None:
-                before = list(self._looks.seen)
-                self._looks.take(reference or [], self.reference_scale, self.reference_scales, guided)
-                if any(was is not None and was is not now for was, now in zip(before, self._looks.seen, strict=True)):
-                    self._loop.reuse.forget()
+            rows, size, heard = self._hear(prompt, reference or [])
             self._watch(control or [], image, size, reference or [])
             if self._tools.still(self.skip, self.skip_change):
                 return Painted(*self._again())
-            if self.control_starts or self.control_ends or self._controls.moved:
-                self._controls.part(self.control_starts, self.control_ends)
-            controls, change = self._controls.take(control or [], size, at, self.control_scale, self.control_scales)
-            if image is not None:
-                change = self._image.take(image, size, at)
-            if self._cut(change):
-                carry = None
-                self._tools.cut()
-            carried = self._carried(carry, size)
-            source = self._source(carried, image)
+            controls, carried, source = self._see(control or [], image, carry, size)
             added = None if heard.pooled is None else self._conditioning.added(heard, self._sizes(size))
             picture, clean = self._paint(rows, source, size, heard.text, controls, added, self._tools.held(carried, self.hold))
             with torch.inference_mode(False):
