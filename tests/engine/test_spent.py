@@ -43,11 +43,12 @@ def test_every_node_on_the_way_and_no_other() -> None:
     """A side branch, a source and the node itself do not count; neither does what is only held."""
     g = graph(count=6)
     g.node("x", "toy.add", a="src", lane="one")
-    g.node("y", "toy.add", a="x", lane="two")
+    g.node("held", "toy.add", a="src", lane="one")
+    g.node("y", "toy.pair", a="x", b={"from": "held", "hold": 0.0}, lane="two")
     g.node("beside", "toy.add", a="src", lane="one")
     g.node("end", "toy.collect", a="beside")
     g.node("sink", "toy.tells_costs", a="y")
-    assert told(g, src=3, x=1.25, y=2, beside=7, sink=4) == [(seq, {"x": 1.25, "y": 2.0}) for seq in range(6)]
+    assert told(g, src=3, x=1.25, held=0.25, y=9, beside=0.5, sink=4) == [(seq, {"x": 1.25, "y": 9.0}) for seq in range(6)]
 
 
 def test_both_ways_to_a_join() -> None:
