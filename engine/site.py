@@ -35,7 +35,7 @@ def _ignorant() -> str:
     return ""
 
 
-def _free(seq: int, epoch: int) -> dict[str, float]:
+def _free(seq: int) -> dict[str, float]:
     return {}
 
 
@@ -75,7 +75,7 @@ class Site:
     _measure: Callable[[str, int, dict[str, float]], None] = _ignore
     _span: Callable[[int, int, str, int, int], None] = _ignore
     _health: Callable[[], str] = _ignorant
-    _spent: Callable[[int, int], dict[str, float]] = _free
+    _spent: Callable[[int], dict[str, float]] = _free
     _outcome: Callable[[], str] = _at_eof
     _decide: Callable[[str, str, Callable[[], Any]], Any] = _decide_now
 
@@ -108,7 +108,7 @@ class Site:
     @property
     def spent(self) -> dict[str, float]:
         """Milliseconds that each node before this one spent on the frame in hand, its source not counted. Host time: on a GPU, to submit."""
-        return self._spent(self.packet.seq, self.packet.epoch) if self.packet else {}
+        return self._spent(self.packet.seq) if self.packet else {}
 
     # ---- random numbers
 

@@ -40,7 +40,7 @@ class Spent:
         self._plan: Plan | None = None
         self._lanes: list[tuple[str, dict[str, int]]] = []
 
-    def __call__(self, seq: int, epoch: int) -> dict[str, float]:
+    def __call__(self, seq: int) -> dict[str, float]:
         """Node name to milliseconds, in the order of the graph."""
         session = self._session
         if session.plan is not self._plan:  # a reload brings another
@@ -51,8 +51,8 @@ class Spent:
             if run is None:
                 continue
             ring, left = run.lane.trace, set(names)
-            for begun, ended, kind, name, number, era in ring.recent(FAR):
-                if kind != "call" or era != epoch or name not in left:
+            for begun, ended, kind, name, number, _ in ring.recent(FAR):
+                if kind != "call" or name not in left:
                     continue
                 if number == seq or (number > seq and names[name] > 1):  # a batch is known by its last frame: the first that is not older
                     spent[name] = round((ended - begun) / 1e6, 3)

@@ -83,7 +83,7 @@ def test_a_frame_of_a_batch_has_waited_for_all_of_it() -> None:
     assert told(g, four=3) == [(seq, {"four": 3.0}) for seq in range(5)]
 
 
-def test_after_a_reset_nothing_is_taken_for_what_came_before() -> None:
+def test_a_reset_changes_nothing() -> None:
     g = graph(count=6, cut_at=[3])
     g.node("x", "toy.add", a="src")
     g.node("sink", "toy.tells_costs", a="x")
