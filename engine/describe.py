@@ -101,17 +101,26 @@ def _node(session: Session, run: NodeRun, fed: Mapping[tuple[str, str], str]) ->
 
 
 def values(session: Session, paths: Iterable[str] | None = None) -> dict[str, Any]:
-    """Path to the value in force, of `paths` or of all parameters and settable inputs. Raises ParamError for paths that do not exist."""
-    nodes = session.nodes
-    found = {f"{name}.{param}": value for name, run in nodes.items() for param, value in dict(run.params).items() if run.plan.kind != "convert"}
-    found |= {f"{name}.in.{port}": run.inputs.written(port) for name, run in nodes.items() for port in run.inputs.settable()}
+    """`node.param` to the value that holds from the newest frame on, `node.port` (`node.in.port` beside a parameter of that name) for inputs
+    that can be set; of all, or of `paths`. A fed parameter has the value of the last call. Raises ParamError for an unknown path."""
+    found: dict[str, Any] = {}
+    for name, run in list(session.nodes.items()):
+        if run.plan.kind == "convert":
+            continue
+        landed = session.changing.landed_on(name)
+        for key, value in dict(run.params).items():
+            fed = any(edge.feeds == "param" and edge.role != "constant" for edge in run.inputs.edges(key))
+            found[f"{name}.{key}"] = value if fed else landed.get(key, value)
+        for port, (_, kind) in run.inputs.settable().items():
+            if kind is not None:
+                path = f"{name}.in.{port}" if run.spec.param(port) is not None else f"{name}.{port}"
+                found[path] = landed.get(f"in.{port}", run.inputs.written(port))
     if paths is None:
         return {path: plain(value) for path, value in found.items()}
     wanted: dict[str, Any] = {}
     problems: dict[str, str] = {}
     for path in paths:
-        name, _, rest = path.partition(".")
-        key = path if path in found else f"{name}.in.{rest}"
+        key = path if path in found else path.replace(".in.", ".", 1)  # an input may always be written node.in.port
         if key in found:
             wanted[path] = plain(found[key])
         else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from engine.describe import plain
 from engine.summary import frames_of, percentile
 
 if TYPE_CHECKING:
-    from engine.node import NodeRun
     from engine.session import Session
 
 RECENT = 256  # frames that percentiles are taken over
@@ -48,39 +46,6 @@ def describe(session: Session) -> dict[str, Any]:
         for port in node["inputs"].values():
             port["wired"] = bool(port["from"])
     return {**found, "lanes": [{"name": lane.name, "nodes": list(lane.nodes)} for lane in session.plan.lanes]}
-
-
-def path(run: NodeRun, port: str) -> str:
-    """How an input is called beside the parameters of its node."""
-    return f"in.{port}" if run.spec.param(port) is not None else port
-
-
-def _written(run: NodeRun, port: str) -> Any:
-    return run.session.changing.landed.get(run.name, {}).get(f"in.{port}", run.inputs.written(port))
-
-
-def values(session: Session) -> dict[str, Any]:
-    """`node.param` to value as of the newest frame, of every parameter, and `node.port` (or `node.in.port`) of every input that can be set."""
-    found: dict[str, Any] = {}
-    for name, run in list(session.nodes.items()):
-        if run.plan.kind == "convert":
-            continue
-        fed = {side.edge.port for side in run.sides if side.edge.feeds == "param" and side.edge.role != "constant"}
-        landed = session.changing.landed.get(name, {})
-        for param, value in dict(run.params).items():
-            if not param.startswith("in."):
-                found[f"{name}.{param}"] = plain(value if param in fed else landed.get(param, value))
-        for port, (_, kind) in run.inputs.settable().items():
-            if kind is not None:
-                found[f"{name}.{path(run, port)}"] = plain(_written(run, port))
-    return found
-
-
-def named(known: Mapping[str, Any], wanted: str) -> str | None:
-    """The path among `known` that `wanted` means; an input may always be written node.in.port."""
-    node, _, rest = wanted.partition(".")
-    other = f"{node}.{rest.removeprefix('in.')}" if rest.startswith("in.") else wanted
-    return wanted if wanted in known else other if other in known else None
 
 
 # ---------------------------------------------------------------- stats

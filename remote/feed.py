@@ -13,9 +13,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from remote.encode import H264, JPEG, jpeg, shrunk
+from operators.link.coder import file_of
+from remote.encode import JPEG, encoder, shrunk
 
 if TYPE_CHECKING:
+    from operators.link.coder import H264
     from operators.sink.tap import Mailbox, Seen
 
 Enc = Literal["h264", "jpeg"]
@@ -169,7 +171,7 @@ class Feed:
             picture = shrunk(seen.picture, light)
             if enc == "jpeg":
                 self.encoded["jpeg"] += 1
-                frame = Frame(self._header(seen, enc), jpeg(picture, JPEG[light]), True, "", seen)
+                frame = Frame(self._header(seen, enc), file_of(picture, "jpeg", JPEG[light]), True, "", seen)
                 for watcher in group:
                     watcher.had, watcher.last = 0, seen.count
                     watcher.give(frame)
@@ -178,19 +180,19 @@ class Feed:
 
     def _h264(self, seen: Seen, picture: Any, light: bool, group: list[Watcher], now: float) -> None:
         height, width = picture.shape[:2]
-        stream, encoder = self._encoders.get(light, (0, None))
-        if encoder is None or (encoder.height, encoder.width) != (height, width):
+        stream, coder = self._encoders.get(light, (0, None))
+        if coder is None or (coder.height, coder.width) != (height, width):
             self._streams += 1
-            stream, encoder = self._encoders[light] = self._streams, H264(height, width, light=light)
-        can = [w for w in group if (w.stream, w.had) == (stream, encoder.count)]
+            stream, coder = self._encoders[light] = self._streams, encoder(height, width, light)
+        can = [w for w in group if (w.stream, w.had) == (stream, coder.count)]
         key = len(can) < len(group) and (not can or now - self._keyed.get(light, 0.0) > KEY_PAUSE)
-        unit, whole = encoder.encode(picture, seen.born, key=key)
+        unit, whole = coder.encode(picture, seen.born, key=key)
         if whole:
             self._keyed[light] = now
         self.encoded["h264"] += 1
-        frame = Frame(self._header(seen, "h264"), unit, whole, encoder.codec if whole else "", seen)
+        frame = Frame(self._header(seen, "h264"), unit, whole, coder.codec if whole else "", seen)
         for watcher in group if whole else can:
-            watcher.stream, watcher.had, watcher.last = stream, encoder.count, seen.count
+            watcher.stream, watcher.had, watcher.last = stream, coder.count, seen.count
             watcher.give(frame)
 
     def _header(self, seen: Seen, enc: Enc) -> dict[str, Any]:

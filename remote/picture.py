@@ -47,11 +47,11 @@ def _before(session: Session, node: str, output: str) -> str:
 
 def take(mailbox: Mailbox, of: str, format: str) -> dict[str, Any]:
     """The newest picture. Waits up to WAIT_S for a frame; a paused graph gives its last one. Raises Refused where there never was one."""
-    from remote.encode import jpeg, png
+    from operators.link.coder import file_of
 
     seen = mailbox.fresh(WAIT_S)
     if seen is None:
         raise Refused("NoPicture", f"{of} has shown no picture yet", fix="is the graph getting frames?")
-    data = png(seen.picture) if format == "png" else jpeg(seen.picture)
+    data = file_of(seen.picture, format, 90)
     height, width = seen.picture.shape[:2]
     return {"of": of, "seq": seen.seq, "epoch": seen.epoch, "params": seen.version, "format": format, "size": [height, width], "data": data}

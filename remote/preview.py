@@ -15,16 +15,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine import registry
-from engine.cli.attach import Attachment
 from engine.errors import UsageError
 from engine.graph import Graph, Input, Node, Ref
 from engine.payload import Image
+from remote.attachment import Carrier
 
 if TYPE_CHECKING:
     from engine.operator import Spec
     from engine.session import Session
     from remote.stage import Stage
-    from remote.verbs import Verbs
     from remote.web import WebServer
 
 LANE = "preview"
@@ -34,7 +33,7 @@ TOKEN = "ENGINE_WEB_TOKEN"
 _in_use: set[str] = set()
 
 
-class Preview(Attachment):
+class Preview(Carrier):
     """The preview page along with a run. `web`: HOST:PORT, "" for the default; `of`: outputs to show, the first one first."""
 
     def __init__(self, web: str = "", *, insecure: bool = False, of: Iterable[str] = ()) -> None:
@@ -51,7 +50,6 @@ class Preview(Attachment):
         # The same in every run, so that a plan's hash is; another one only beside a preview in the same process.
         self.prefix = next(prefix for n in itertools.count(1) if (prefix := f"preview{n if n > 1 else ''}/") not in _in_use)
         _in_use.add(self.prefix)
-        self.verbs: Verbs | None = None
         self.stage: Stage | None = None
         self.server: WebServer | None = None
 
@@ -69,20 +67,12 @@ class Preview(Attachment):
         self.server.start()
         announce(self.server)
 
-    def event(self, event: dict[str, Any]) -> None:
-        if self.verbs is not None:
-            self.verbs.event(event)
-
-    def ended(self, session: Session, error: BaseException | None) -> None:
-        if self.verbs is not None:
-            self.verbs.ended(error)
+    def shut(self, session: Session) -> None:
         if self.stage is not None:
             self.stage.close()
         if self.server is not None:
             self.server.stop()
-        if self.verbs is not None:
-            self.verbs.close()
-        self.verbs = self.stage = self.server = None
+        self.stage = self.server = None
         _in_use.discard(self.prefix)
 
 

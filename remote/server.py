@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.attach import Attachment
 from engine.errors import DeviceError, UsageError
+from remote.attachment import Carrier
 from remote.request import MESSAGE_BYTES, VERSION, Refused, number_of, told
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class Server:
         return True
 
 
-class Control(Attachment):
+class Control(Carrier):
     """`engine run --control ENDPOINT`: the verbs over the session, for as long as it runs.
 
     `key`: the server's own `.key_secret` file; `allow`: public keys that may connect (keys, files, folders). Raises UsageError.
@@ -285,7 +285,6 @@ class Control(Attachment):
     ) -> None:  # fmt: skip
         self.endpoint, self.guard, self.insecure, self.say = check_endpoint(endpoint), guarded(key, allow), insecure, say
         check_reach(self.endpoint, self.guard, insecure)
-        self.verbs: Verbs | None = None
         self.server: Server | None = None
         self._box = f"control-{secrets.token_hex(4)}/"
 
@@ -310,23 +309,15 @@ class Control(Attachment):
         if self.say is not None:
             self.say(f"control: {server.endpoint}" + ("" if self.guard else ", open to every program that can reach it"))
 
-    def event(self, event: dict[str, Any]) -> None:
-        if self.verbs is not None:
-            self.verbs.event(event)
-
-    def ended(self, session: Session, error: BaseException | None) -> None:
-        if self.verbs is not None:
-            self.verbs.ended(error)
+    def shut(self, session: Session) -> None:
         if self.server is not None:
             self.server.close()
-        if self.verbs is not None:
-            self.verbs.close()
+            self.server = None
         from operators.sink.tap import forget
 
         for node in session.plan.nodes:
             if node.op == "sink.tap" and str(node.params.get("box", "")).startswith(self._box):
                 forget(str(node.params["box"]))
-        self.verbs = self.server = None
 
 
 def stop_with_input(session: Session) -> None:

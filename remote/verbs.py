@@ -130,17 +130,7 @@ class Verbs:
     def _get(self, fields: Fields, number: int, reply: Reply) -> None:
         paths = fields.paths("paths")
         fields.end()
-        known = facts.values(self.session)
-        found = {path: facts.named(known, path) for path in (known if paths is None else paths)}
-        unknown = [path for path, name in found.items() if name is None]
-        if unknown:
-            from engine.registry import suggest
-
-            raise Refused(
-                "ParamError", f"there is no {unknown[0]!r}", found=unknown[0], fix=suggest(unknown[0], list(known)),
-                problems={path: "there is no such parameter; " + suggest(path, list(known)) for path in unknown},
-            )  # fmt: skip
-        self._answer(reply, number, values={path: known[name] for path, name in found.items() if name is not None}, params=self.session.version)
+        self._answer(reply, number, values=self.session.values(paths), params=self.session.version)
 
     def _stats(self, fields: Fields, number: int, reply: Reply) -> None:
         fields.end()

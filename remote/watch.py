@@ -115,7 +115,7 @@ class Watches:
                 watch.reply({"v": VERSION, "id": watch.number, "kind": "stats", **stats})
             if "params" in watch.what:
                 if values is None:
-                    values = facts.values(self.session)
+                    values = self.session.values()
                 before = watch.told
                 changed = values if before is None else {k: v for k, v in values.items() if k not in before or before[k] != v}
                 gone = [k for k in before or () if k not in values]

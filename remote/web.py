@@ -28,8 +28,8 @@ from uvicorn import Config, Server
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from engine.errors import DeviceError, EngineError, UsageError
+from operators.link.coder import file_of
 from remote.client import Client, dumped
-from remote.encode import jpeg, png
 from remote.feed import Frame, Watcher
 from remote.guard import Guard, token_of
 
@@ -306,7 +306,7 @@ class Site:
         seen = await asyncio.to_thread(self.stage.box(chosen).fresh)
         if seen is None:
             return PlainTextResponse("there has been no picture yet\n", 503, {"retry-after": "1"})
-        data = await asyncio.to_thread(functools.partial(jpeg, quality=92) if format == "jpg" else png, seen.picture)
+        data = await asyncio.to_thread(file_of, seen.picture, "jpeg" if format == "jpg" else "png", 92)
         facts = {"x-frame-seq": str(seen.seq), "x-frame-epoch": str(seen.epoch), "x-frame-of": chosen}
         return Response(data, media_type="image/jpeg" if format == "jpg" else "image/png", headers=facts)
 

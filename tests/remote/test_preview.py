@@ -19,9 +19,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from engine.compile import compile
 from engine.graph import GraphBuilder
+from operators.link.coder import codec_of
 from operators.sink.tap import mailbox
 from remote import web
-from remote.encode import H264, codec_of, shrunk
+from remote.encode import encoder, shrunk
 from remote.feed import Watcher
 
 
@@ -209,9 +210,9 @@ def test_a_viewer_that_falls_behind_gets_less_and_is_tried_again() -> None:
 
 @pytest.mark.parametrize("size", [(96, 256), (97, 301)])
 def test_h264_is_decodable_at_once_and_from_every_key(size: tuple[int, int]) -> None:
-    encoder, units = H264(*size), []
+    coder, units = encoder(*size, light=False), []
     for i in range(8):
-        units.append(encoder.encode(stamped(i, size), i * 33_000_000, key=i == 5))
+        units.append(coder.encode(stamped(i, size), i * 33_000_000, key=i == 5))
     assert [key for _, key in units] == [i in (0, 5) for i in range(8)]
     for start in (0, 5):
         decoder = av.CodecContext.create("h264", "r")
