@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from bindings.golden.make import framed as framed
+from bindings.golden.make import unframed as unframed
+
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "bindings/golden"
 JAVASCRIPT = ROOT / "bindings/javascript"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 import subprocess
 from pathlib import Path
 
@@ -13,19 +12,6 @@ from bindings.python import plain, wire
 
 ROUNDS = 60
 NASTY = b"\x00\x7f\x80\x90\xa0\xc0\xc1\xc3\xca\xcb\xcf\xd3\xdf\xff"  # where kinds of MessagePack begin and end
-
-
-def framed(parts: list[bytes]) -> bytes:
-    return struct.pack("<I", len(parts)) + b"".join(struct.pack("<I", len(part)) + part for part in parts)
-
-
-def unframed(data: bytes) -> list[bytes]:
-    (count,), at, parts = struct.unpack_from("<I", data), 4, []
-    for _ in range(count):
-        (size,) = struct.unpack_from("<I", data, at)
-        parts.append(data[at + 4 : at + 4 + size])
-        at += 4 + size
-    return parts
 
 
 def mutated(parts: list[bytes], dice: random.Random) -> list[bytes]:
@@ -65,12 +51,12 @@ def test_all_take_the_same(tmp_path: Path) -> None:
     index = others.golden()
     messages = []
     for entry in index["messages"] + index["refused"] + [e for e in index["refused_values"] if "png" not in e["file"]]:
-        parts = unframed((others.GOLDEN / entry["file"]).read_bytes())
+        parts = others.unframed((others.GOLDEN / entry["file"]).read_bytes())
         messages.append(parts)
         if sum(map(len, parts)) < 8000 and len(parts) > 1:
             messages += [mutated(parts, dice) for _ in range(ROUNDS)]
     file = tmp_path / "messages.bin"
-    file.write_bytes(b"".join(map(framed, messages)))
+    file.write_bytes(b"".join(map(others.framed, messages)))
     in_python = "".join(str(int(taken(parts))) for parts in messages)
     run = {"capture_output": True, "text": True, "timeout": 60}
     in_c = subprocess.run([str(others.probe()), "verdicts", str(file)], **run)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import time
@@ -186,7 +185,7 @@ def test_shared_memory_is_read_while_its_mark_stands_and_refused_after(publisher
 
     def send() -> None:
         for name in ("image_shm.bin", "image_shm_gone.bin"):
-            publisher.socket.send_multipart(unframed((others.GOLDEN / name).read_bytes()))
+            publisher.socket.send_multipart(others.unframed((others.GOLDEN / name).read_bytes()))
         header = messages["image_shm.bin"]["header"]
         publisher.common["run"] = header["run"]
         place = wire.Shm(**{**header["shm"], "slot": 7, "offset": header["shm"]["offset"] + 5 * 640})
@@ -200,18 +199,9 @@ def test_shared_memory_is_read_while_its_mark_stands_and_refused_after(publisher
     finally:
         os.unlink(ring)
     raw = messages["image_raw.bin"]
-    data = unframed((others.GOLDEN / raw["file"]).read_bytes())[2]
+    data = others.unframed((others.GOLDEN / raw["file"]).read_bytes())[2]
     assert good["fnv"] == fnv(data)
     assert (gone["error"], outside["error"], absent["error"]) == ("overwritten", "not the wire format", "shared memory")
-
-
-def unframed(data: bytes) -> list[bytes]:
-    (count,), at, parts = struct.unpack_from("<I", data), 4, []
-    for _ in range(count):
-        (size,) = struct.unpack_from("<I", data, at)
-        parts.append(data[at + 4 : at + 4 + size])
-        at += 4 + size
-    return parts
 
 
 @pytest.mark.parametrize("name", ["print_stats", "save_ppm", "set_param"])
