@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import Cancelled
@@ -91,6 +92,11 @@ class Graphs:
             self._capture(entry)
         return bool(self.wanted) and not self.resting
 
+    def forget(self, key: Key) -> None:
+        """Nobody will ask for this again."""
+        if key in self.all:
+            self._drop(key)
+
     def drop(self, owner: Hashable) -> None:
         """Forget the entries of an owner that is gone."""
         for key in [key for key in self.all if key[0] == owner]:
@@ -137,25 +143,32 @@ class Graphs:
         self.wanted.pop(key, None)
         entry.graph, entry.lost = None, True
 
-    def _warm(self, entry: Captured) -> None:
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """What runs inside leaves nothing in tensors that outlive a frame."""
         kept = [(tensor, tensor.clone()) for give in self.lasting for tensor in give()]
+        try:
+            yield
+        finally:
+            for tensor, value in kept:
+                tensor.copy_(value)
+
+    def _warm(self, entry: Captured) -> None:
         if self._tried(entry, entry.body):
             entry.runs += 1
-        for tensor, value in kept:
-            tensor.copy_(value)
 
     def _capture(self, entry: Captured) -> None:
+        began = time.perf_counter()
+        if self._tried(entry, lambda: self._record(entry)) and entry.graph is not None:
+            self.wanted.pop(entry.key, None)
+            ms = round((time.perf_counter() - began) * 1e3, 1)
+            self.tell("graph", of=" ".join(map(str, entry.key[1:3])), ms=ms, graphs=self.ready, mb=round(self.capturer.held() / 2**20))
+
+    def _record(self, entry: Captured) -> None:
         why = entry.doubt()
         if why is not None:
             self._give_up(entry, why)
             return
-        began = time.perf_counter()
-        if self._tried(entry, lambda: self._record(entry)):
-            self.wanted.pop(entry.key, None)
-            ms = round((time.perf_counter() - began) * 1e3, 1)
-            self.tell("graph", key=str(entry.key), ms=ms, graphs=self.ready, mb=round(self.capturer.held() / 2**20))
-
-    def _record(self, entry: Captured) -> None:
         entry.graph = self.capturer.capture(entry.body)
 
     def _tried(self, entry: Captured, work: Body) -> bool:
@@ -163,7 +176,8 @@ class Graphs:
         import torch
 
         try:
-            work()
+            with self._undone():
+                work()
         except (Cancelled, KeyboardInterrupt):
             raise
         except torch.OutOfMemoryError as error:
@@ -179,7 +193,7 @@ class Graphs:
         entry.lost = True
         if why not in self.told:
             self.told.add(why)
-            self.tell("graph_failed", key=str(entry.key), why=why, instead="it runs without")
+            self.tell("graph_failed", of=" ".join(map(str, entry.key[1:3])), why=why, instead="it runs without")
 
 
 def places(modules: Iterable[Any]) -> tuple[int, ...]:

@@ -117,7 +117,7 @@ class Loop:
                 self.memory.enter(i if kind == "full" else ~i)
             if rig is not None:
                 rig.t.copy_(rows.t[i])
-                self._entry(rig, f"pass {lone}", kind, nets).run()
+                self._run(rig, f"pass {lone}", kind, nets)
                 found = rig.out[lone:]
             elif kind == "full":
                 found = self.passes.full(given, rows.t[i], told, [control for control in controls if control.net in nets])
@@ -143,9 +143,7 @@ class Loop:
         rig = self.rig
         if rig is None or self.graphs is None or latent is not rig.latent[0]:
             return self.models.decode(latent)
-        module = self.models.coder.module
-        made = self.graphs.get((rig.key, "decode"), lambda: _doubted(rig, rig.decoding(), [module]))
-        made.run()
+        self._decoder(rig).run()
         assert rig.pixels is not None
         return rig.pixels
 
@@ -220,12 +218,11 @@ class Loop:
             row.copy_(rows.row_later[i] if k else rows.row_first[i])
             if rows.draws[i]:
                 fresh.copy_(noise[1 + i])
-            self._entry(rig, "step", *self._course(k, steps, controls)).run()
+            self._run(rig, "step", *self._course(k, steps, controls))
         return rig.latent[0]
 
     def _entry(self, rig: Rig, what: str, kind: str, nets: list[Net]) -> Captured:
         assert self.graphs is not None
-        facts = tuple(fact(rig.shape) for fact in self.passes.facts)
         self.courses[kind, tuple(nets)] = None
 
         def make() -> tuple[Body, Callable[[], str | None]]:
@@ -233,13 +230,28 @@ class Loop:
             body = rig.step(kind, nets) if what == "step" else rig.answering(kind, nets, int(what[-1]))
             return _doubted(rig, body, modules)
 
-        return self.graphs.get((rig.key, what, kind, tuple(map(id, nets)), facts), make)
+        return self.graphs.get((rig.key, what, kind, tuple(map(id, nets)), self._facts(rig)), make)
+
+    def _run(self, rig: Rig, what: str, kind: str, nets: list[Net]) -> None:
+        entry = self._entry(rig, what, kind, nets)
+        entry.run()
+        if entry.graph is None and self._facts(rig) != entry.key[-1]:  # it made what was not there: next time it will be another one
+            assert self.graphs is not None
+            self.graphs.forget(entry.key)
+
+    def _facts(self, rig: Rig) -> tuple[Hashable, ...]:
+        return tuple(fact(rig.shape) for fact in self.passes.facts)
+
+    def _decoder(self, rig: Rig) -> Captured:
+        assert self.graphs is not None
+        return self.graphs.get((rig.key, "decode"), lambda: _doubted(rig, rig.decoding(), self.models.coder.decoding))
 
     def _where(self) -> tuple[int, ...]:
         """Where the weights lie, of modules that stay on the device: one parameter each, because this is asked on every frame."""
         models, nets = self.models, self.models.nets
-        modules = [models.unet, models.coder.module, *(net.module for net in nets)]
-        return tuple(next(module.parameters()).data_ptr() for module in modules if id(module) not in models.resting)
+        modules = [models.unet, *models.coder.decoding, *(net.module for net in nets)]
+        firsts = (next(module.parameters(), None) for module in modules if id(module) not in models.resting)
+        return tuple(first.data_ptr() for first in firsts if first is not None)
 
     def _prepare(self, shape: tuple[int, int, int]) -> None:
         """Want ahead what `shape` will need, as the last frame needed it. All of it runs once plainly, so that what is kept has its places."""
@@ -257,8 +269,7 @@ class Loop:
             rig.step(kind, nets)()
         for kind, nets in courses:
             self._entry(rig, "step", kind, list(nets))
-        assert self.graphs is not None
-        self.graphs.get((rig.key, "decode"), lambda: _doubted(rig, rig.decoding(), [self.models.coder.module]))
+        self._decoder(rig)
 
 
 def _doubted(rig: Rig, body: Body, modules: list[object]) -> tuple[Body, Callable[[], str | None]]:

@@ -159,13 +159,10 @@ class Rig(Basis):
         """Whether `body` of these modules may be captured now: runs it once more, and looks whether weights stay where they are."""
 
         def ask() -> str | None:
-            if any(id(module) in self.models.resting for module in modules):
+            if any(id(module) in self.models.resting or id(module) in self.models.streamed for module in modules):
                 return "a module is on the device only while it works"
             before = places(modules)
-            kept = [(tensor, tensor.clone()) for give in self.passes.lasting for tensor in give()]
             body()
-            for tensor, value in kept:
-                tensor.copy_(value)
             return None if places(modules) == before else "weights move while they compute"
 
         return ask

@@ -1,0 +1,362 @@
+"""Captured steps: what they compute is what plain steps compute, and what moves what."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from diffusion_checkpoints import picture, same, skeleton, stream  # noqa: E402
+from diffusion_tape import Dangling, Recorder  # noqa: E402
+
+from engine.errors import DeviceError  # noqa: E402
+from engine.payload import Image, Latent  # noqa: E402
+from operators.diffusion import quick  # noqa: E402
+from operators.diffusion.graphs import PATIENCE, Graphs  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """What every stream with graphs = "on" records on."""
+    found = Recorder()
+    real = quick.capturer_for
+    monkeypatch.setattr(quick, "capturer_for", lambda device, wanted: (found, "") if wanted == "on" else real(device, wanted))
+    return found
+
+
+def settle(bench: Any) -> None:
+    """Let the lane be idle until nothing is left to do."""
+    for _ in range(200):
+        if not bench.operator.idle():
+            return
+    raise AssertionError("there is always more to do")
+
+
+def events(bench: Any, what: str) -> list[dict[str, Any]]:
+    return [facts for name, facts in bench.events if name == what]
+
+
+def ready(bench: Any) -> int:
+    return int(bench.operator._loop.graphs.ready)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "without control": {"control": 0},
+    "two controls": {"control": 2, "control_ends": [1.0, 0.5]},
+    "cfg": {"guidance": "cfg", "guidance_scale": 4.0, "negative": "blur"},
+    "rcfg": {"guidance": "rcfg-self"},
+    "onetime": {"guidance": "rcfg-onetime", "negative": "blur"},
+    "noisy": {"scheduler": "lcm"},
+    "scaled": {"scheduler": "euler_a"},
+    "two memories": {"scheduler": "dpm++", "steps": 8},
+    "reuse": {"reuse": {"every": 2, "cut": 1}, "steps": 8},
+    "reuse across frames": {"reuse": {"every": 2, "cut": 0, "frames": 3}, "steps": 8},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_frames_are_those_of_the_plain_loop(case: str, recorder: Recorder) -> None:
+    """Every frame but the first two goes by replays, with another condition, carry and noise each time: the same bits."""
+    changes = CASES[case]
+    count = changes.get("control", 1)
+    with stream(fresh_noise=0.5, **changes) as plain, stream(fresh_noise=0.5, **changes, graphs="on") as taped:
+        carry = [None, None]
+        for n in range(6):
+            control = [Image(picture(n // 2 + k)) for k in range(count)]
+            found = [bench(control, Image(picture(9)), carry[i]) for i, bench in enumerate((plain, taped))]
+            assert same(*found), n
+            carry = [each.latent for each in found]
+            if n:
+                settle(taped)
+            if n == 1:
+                assert recorder.tapes
+                before = recorder.replays, len(recorder.tapes)
+        assert recorder.replays > before[0] + 4
+        runs = [entry.runs for entry in taped.operator._loop.graphs.all.values() if entry.graph is not None]
+        assert runs, "nothing was captured"
+        assert max(runs) < 30
+
+
+def test_steps_strength_and_scales_move_without_a_capture(recorder: Recorder) -> None:
+    with stream() as plain, stream(graphs="on") as taped:
+        for bench in (plain, taped):
+            bench(skeleton(), Image(picture(5)))
+        settle(taped)
+        captures = len(recorder.tapes)
+        assert captures == 2  # a step and the decoder
+        for n, changes in enumerate((
+            {"steps": 9}, {"strength": 0.9}, {"control_scale": 0.3}, {"strength": 0.2, "steps": 20}, {"control_scale": 1.7}, {"carry_mix": 0.1},
+        )):  # fmt: skip
+            found = []
+            for bench in (plain, taped):
+                bench.set(**changes)
+                found.append(bench(skeleton(n), Image(picture(n))))
+            assert same(*found), changes
+            assert not taped.operator.idle()
+        assert len(recorder.tapes) == captures
+        assert events(taped, "graph_failed") == []
+
+
+def test_prompts_arrive_in_the_tensors_that_were_captured(recorder: Recorder) -> None:
+    with stream(guidance="cfg", guidance_scale=5.0) as plain, stream(guidance="cfg", guidance_scale=5.0, graphs="on") as taped:
+        for bench in (plain, taped):
+            bench(skeleton())
+        settle(taped)
+        captures, seen = len(recorder.tapes), []
+        for changes in ({"prompt": "a fox"}, {"negative": "grey"}, {"prompt": "a bear", "blend": 3}, {}, {}):
+            found = []
+            for bench in (plain, taped):
+                bench.set(**changes)
+                found.append(bench(skeleton()))
+            assert same(*found), changes
+            seen.append(found[1])
+        assert len(recorder.tapes) == captures
+        assert not any(same(a, b) for a, b in itertools.pairwise(seen))  # every change was heard
+
+
+def test_another_way_of_guidance_is_painted_at_once_and_captured_later(recorder: Recorder) -> None:
+    with stream(guidance="cfg", guidance_scale=1.0) as plain, stream(guidance="cfg", guidance_scale=1.0, graphs="on") as taped:
+        for bench in (plain, taped):
+            bench(skeleton())
+        settle(taped)
+        captures, replays = len(recorder.tapes), recorder.replays
+        found = []
+        for bench in (plain, taped):
+            bench.set(guidance_scale=6.0)
+            found.append(bench(skeleton()))
+        assert same(*found)
+        assert recorder.replays == replays  # two rows a pass: nothing captured fits
+        settle(taped)
+        assert len(recorder.tapes) == captures + 2
+        assert same(plain(skeleton(3)), taped(skeleton(3)))
+        assert recorder.replays > replays
+        for bench in (plain, taped):
+            bench.set(guidance_scale=1.0)
+        assert same(plain(skeleton(4)), taped(skeleton(4)))
+        assert len(recorder.tapes) == captures + 2  # what was there still is
+
+
+def test_a_new_size_is_painted_at_once_and_captured_later(recorder: Recorder) -> None:
+    with stream(size=96) as plain, stream(size=96, graphs="on") as taped:
+        for bench in (plain, taped):
+            bench(skeleton())
+        settle(taped)
+        captures, replays = len(recorder.tapes), recorder.replays
+        found = []
+        for bench in (plain, taped):
+            bench.set(size=64)
+            found.append(bench(skeleton()))
+        assert same(*found)
+        assert (len(recorder.tapes), recorder.replays) == (captures, replays)
+        settle(taped)
+        assert len(recorder.tapes) == captures + 2
+        assert same(plain(skeleton(3)), taped(skeleton(3)))
+        assert recorder.replays > replays
+
+
+@pytest.mark.parametrize("reuse", [None, {"every": 2, "cut": 1}])
+def test_sizes_that_the_governor_may_choose_are_captured_ahead(reuse: Any, recorder: Recorder) -> None:
+    settings = {"size": 96, "reuse": reuse, "steps": 8}
+    with stream(**settings) as plain, stream(**settings, graphs="on", site_choices={"size": (96, 80, 64)}) as taped:
+        for bench in (plain, taped):
+            bench(skeleton())
+        settle(taped)
+        captures, replays = len(recorder.tapes), recorder.replays
+        assert captures == 3 * (2 if reuse is None else 3)
+        for size in (64, 80, 96):
+            for bench in (plain, taped):
+                bench.set(size=size)
+            assert same(plain(skeleton(size)), taped(skeleton(size))), size
+            assert not taped.operator.idle(), size
+        assert len(recorder.tapes) == captures
+        assert recorder.replays >= replays + 3 * 5
+
+
+def test_a_lane_that_is_never_idle_captures_before_a_frame(recorder: Recorder) -> None:
+    with stream() as plain, stream(graphs="on") as taped:
+        made = []
+        for n in range(PATIENCE + 5):
+            assert same(plain(skeleton(n)), taped(skeleton(n)))
+            made.append(len(recorder.tapes))
+        assert made[PATIENCE - 1] == 0
+        assert made[-1] == 2
+        assert max(b - a for a, b in itertools.pairwise(made)) == 1  # one a frame at most
+
+
+def test_capturing_between_frames_leaves_what_outlives_them(recorder: Recorder) -> None:
+    """Features kept for frames to come: were a warm-up to overwrite them, short passes would paint something else."""
+    settings = {"reuse": {"every": 4, "cut": 0, "frames": 8}, "steps": 4, "strength": 0.9}
+    with stream(**settings) as plain, stream(**settings, graphs="on") as taped:
+        for n in range(4):
+            found = [bench(skeleton(), carry=Latent(torch.full((1, 4, 8, 8), float(n)))) for bench in (plain, taped)]
+            assert same(*found), n
+            assert not settle(taped)
+
+
+def test_lora_weights_move_in_place(recorder: Recorder, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+    from diffusion_adapters import lora_file
+    from diffusion_checkpoints import checkpoints
+
+    path = lora_file(tmp_path / "one.safetensors", UNet2DConditionModel.from_pretrained(f"{checkpoints().model}/unet"), {}, style="diffusers")
+    settings = {"loras": [{"model": str(path), "weight": 0.4}]}
+    with stream(**settings) as plain, stream(**settings, graphs="on") as taped:
+        for bench in (plain, taped):
+            first = bench(skeleton())
+        settle(taped)
+        captures = len(recorder.tapes)
+        for bench in (plain, taped):
+            bench.set(lora_weights=[1.5])
+        after = taped(skeleton())
+        assert same(plain(skeleton()), after)
+        assert not same(first, after)
+        assert len(recorder.tapes) == captures
+        assert not taped.operator.idle()
+
+
+def test_weights_that_lie_elsewhere_end_what_was_captured(recorder: Recorder) -> None:
+    with stream(graphs="on") as bench:
+        bench(skeleton())
+        settle(bench)
+        assert ready(bench) == 2
+        parameter = next(bench.operator.models.unet.parameters())
+        parameter.data = parameter.data.clone()
+        bench(skeleton())
+        assert ready(bench) == 0
+        assert [facts["why"] for facts in events(bench, "graphs_stale")] == ["weights lie elsewhere"]
+        settle(bench)
+        assert ready(bench) == 2
+
+
+def test_memory_is_given_back_first_and_captured_again_after(recorder: Recorder) -> None:
+    with stream() as plain, stream(graphs="on") as taped:
+        for bench in (plain, taped):
+            bench(skeleton())
+        settle(taped)
+        assert taped.operator.relieve()
+        assert ready(taped) == 0
+        assert recorder.released == 1
+        assert same(plain(skeleton(1)), taped(skeleton(1)))
+        assert not taped.operator.idle()
+        taped.operator.restore()
+        taped(skeleton(2))
+        settle(taped)
+        assert ready(taped) == 2
+
+
+def test_modules_that_come_and_go_are_not_captured(recorder: Recorder) -> None:
+    with stream() as plain, stream(graphs="on", placement={"vae": "offload"}) as taped:
+        for bench in (plain, taped):
+            bench(skeleton())
+        settle(taped)
+        assert ready(taped) == 1  # the step, not the decoder
+        assert [facts["why"] for facts in events(taped, "graph_failed")] == ["a module is on the device only while it works"]
+        assert same(plain(skeleton(1)), taped(skeleton(1)))
+
+
+def test_weights_that_move_while_they_compute_are_not_captured(recorder: Recorder) -> None:
+    """As layers do that are kept in eight bits and cast for each pass."""
+    with stream(graphs="on") as bench:
+        layer = bench.operator.models.unet.conv_in
+
+        def cast(module: Any, *rest: Any) -> None:
+            module.weight.data = module.weight.data.clone()
+
+        layer.register_forward_hook(cast)
+        bench(skeleton())
+        settle(bench)
+        assert ready(bench) == 1
+        assert "weights move while they compute" in [facts["why"] for facts in events(bench, "graph_failed")]
+
+
+def test_what_asks_the_host_runs_plainly_and_says_why_once(recorder: Recorder) -> None:
+    with stream() as plain, stream(graphs="on", steps=8, reuse={"every": 2, "cut": 0}) as bench:
+        for each in (plain, bench):
+            each.operator.models.unet.conv_in.register_forward_hook(lambda module, args, out: out * float(out.abs().sum().item() > 0))
+        plain.set(steps=8)
+        for n in range(3):
+            bench(skeleton(n))
+            settle(bench)
+        assert ready(bench) == 1  # the decoder
+        whys = [facts["why"] for facts in events(bench, "graph_failed")]
+        assert len(whys) == 1
+        assert "not permitted when stream is capturing" in whys[0]
+
+
+def test_no_memory_for_a_capture_ends_capturing_until_there_is(recorder: Recorder) -> None:
+    with stream(graphs="on") as bench:
+        bench(skeleton())
+        recorder.fail = torch.OutOfMemoryError("not for this")
+        settle(bench)
+        assert ready(bench) == 0
+        bench(skeleton())
+        assert not bench.operator.idle()
+        assert [facts["why"] for facts in events(bench, "graphs_rest")] == ["memory ran out while a graph was made: not for this"]
+        bench.operator.restore()
+        bench(skeleton())
+        settle(bench)
+        assert ready(bench) == 2
+
+
+def test_the_least_recently_used_go_first(recorder: Recorder) -> None:
+    told: list[str] = []
+    graphs, ran = Graphs(recorder, lambda what, **facts: told.append(what), bound=2), []
+
+    def entry(name: str) -> Any:
+        return graphs.get((name,), lambda: (lambda: ran.append(name), lambda: None))
+
+    for name in ("a", "b"):
+        entry(name).run()
+    while graphs.idle():
+        pass
+    entry("a").run()
+    entry("c").run()
+    assert [key[0] for key in graphs.all] == ["a", "c"]
+    assert [key[0] for key in graphs.wanted] == ["c"]
+    while graphs.idle():
+        pass
+    assert graphs.ready == 2
+    before = len(ran)
+    entry("a").run()
+    assert len(ran) == before  # a replay runs no Python
+
+
+def test_a_tensor_that_was_replaced_is_missed(recorder: Recorder) -> None:
+    """The stand-in is as unforgiving as a device: this is what every other test here relies on."""
+    held = [torch.ones(3)]
+    out = torch.zeros(3)
+    tape = recorder.capture(lambda: out.copy_(held[0] * 2))
+    held[0].fill_(4)
+    tape.replay()
+    assert out.tolist() == [8, 8, 8]
+    held[0] = torch.ones(3)
+    with pytest.raises(Dangling):
+        tape.replay()
+
+
+def test_graphs_on_a_device_that_has_none() -> None:
+    with pytest.raises(DeviceError, match="found cpu: cpu has no graphs"), stream(graphs="on"):
+        pass
+
+
+def test_by_default_the_host_captures_nothing() -> None:
+    with stream() as bench:
+        bench(skeleton())
+        assert bench.operator._loop.graphs is None
+        assert not bench.operator.idle()
