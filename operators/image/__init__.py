@@ -1,5 +1,5 @@
-"""Operators on pictures: size, colour, overlay, edges, text. Small, deterministic functions on (H, W, 3) uint8 RGB."""
+"""Operators on pictures: size, colour, overlay, edges, text, choosing one. Small and deterministic, on (H, W, 3) uint8 RGB."""
 
-from operators.image import color, combine, size
+from operators.image import color, combine, pick, size
 
-__all__ = ["color", "combine", "size"]
+__all__ = ["color", "combine", "pick", "size"]

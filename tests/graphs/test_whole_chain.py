@@ -80,7 +80,7 @@ def test_every_shipped_graph_runs_on_the_embedded_models(name: str, clip: Path, 
     sets = [f"screen.url={out}"]
     if name != "demo":
         needs_pose_model()
-        sets.append(f"camera.url={clip}")
+        sets += [f"camera.url={clip}", "me.among=1"]
     if name == "live_lcm":
         sets += [f"stills.url={tmp_path / 'stills'}", "still.every=8"]
     plan = compile(load(name, sets=sets), embedded=True)
@@ -96,12 +96,26 @@ def test_every_shipped_graph_runs_on_the_embedded_models(name: str, clip: Path, 
     painted = decode(out)
     assert len(painted) == summary.nodes["screen"]["count"] == summary.nodes["paint"]["count"]
     assert all(picture.std() > 10 for picture in painted), "a picture without content"
+    if name != "demo":
+        assert summary.nodes["eyes"]["count"] == summary.events.get("picked", 0) <= 1  # looked at once, if somebody was there to be picked
     if name == "live_lcm":
         assert list((tmp_path / "stills").glob("*.png")), "no still was taken"
-        assert summary.nodes["eyes"]["count"] == 1
     else:
         assert len(painted) == frames["out"]
         assert summary.outputs == [str(out)]
+
+
+@needs_weights
+def test_a_reference_is_made_once_of_somebody_who_was_there(clip: Path, tmp_path: Path):
+    """Offline, where every picture is looked at: one is picked among four, and one reference is made of it."""
+    needs_pose_model()
+    small = [f"paint.{side}=64" for side in ("size", "width", "height")]
+    graph = load("live_2060", sets=[f"screen.url={tmp_path / 'out.mp4'}", f"camera.url={clip}", "graph.clock=offline", *small])
+    with Session(compile(graph, embedded=True), frames=8) as session:
+        summary = session.run()
+    assert summary.events["picked"] == 1
+    assert summary.nodes["me"]["count"] == 8
+    assert summary.nodes["eyes"]["count"] == 1
 
 
 @needs_weights
