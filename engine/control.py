@@ -167,8 +167,14 @@ def make_ladder(node: NodeRun) -> Ladder | None:
     mine = any(scale.set.partition(".")[0] == node.name for scale in rules.scales)
     from engine.operator import Operator
 
-    frees = isinstance(node.operator, Operator) and type(node.operator).relieve is not Operator.relieve
-    return Ladder(rules, node.name, node.operator if isinstance(node.operator, Operator) else None) if mine or frees else None
+    own = node.operator if isinstance(node.operator, Operator) else None
+    frees = own is not None and type(own).relieve is not Operator.relieve
+
+    def others() -> dict[str, Operator]:
+        beside = {n.name: n.operator for n in list(session.nodes.values()) if n is not node and n.site.device == node.site.device}
+        return {name: op for name, op in beside.items() if isinstance(op, Operator) and op.gives_way and not getattr(own, "gives_way", False)}
+
+    return Ladder(rules, node.name, own, others) if mine or frees or node.spec.gpu else None
 
 
 def _value(session: Session, path: str) -> Any:

@@ -1,7 +1,8 @@
 """The out-of-memory ladder of one node: what to give up, in order, so that a frame that did not fit is tried again and nothing ends.
 
-Rungs downwards: knobs written as a range go to their worst value, one by one; knobs written as choices go down a choice at a time; at last the
-operator moves weights off the device (`relieve`). Rungs upwards are the same in reverse, one after each quiet spell; a rung that failed
+Rungs downwards: models beside it that nobody waits for leave the device (`Operator.gives_way`); knobs written as a range go to their worst
+value, one by one; knobs written as choices go down a choice at a time; at last the operator moves weights off the device (`relieve`). Rungs
+upwards are the same in reverse, one after each quiet spell; a rung that failed
 again after it was given back waits twice as long the next time, so a card that is simply too small is not asked over and over.
 
 The invariant: `descend` never returns the settings that just failed; when nothing is left it returns None, and the error is fatal.
@@ -11,7 +12,7 @@ The ladder knows neither threads nor frames nor clocks: whoever runs the operato
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +42,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 class Rung:
     """A step of the ladder. `settings`: live parameters to set on the operator before its next call (none for the offload).
 
-    `depth`: rungs below the top after the step. `scale`, `before`, `position`: which knob went from which value to which level.
+    `depth`: rungs below the top after the step. `scale`, `before`, `position`: which knob went from which value to which level; without a
+    `scale`, `freed` is the operator whose weights were moved.
     """
 
     name: str
@@ -51,15 +53,18 @@ class Rung:
     scale: Scale | None = None
     before: Any = None
     position: int = 0
+    freed: Operator | None = None
 
 
 @dataclass(eq=False)
 class Ladder:
-    """The ladder of `node`, whose knobs stand in `rules`. `operator` is None for a function: then no weights can be moved."""
+    """The ladder of `node`, whose knobs stand in `rules`. `operator` is None for a function: then no weights can be moved. `others`: asked each
+    time which operators, by the names of their nodes, give way to this one."""
 
     rules: Rules
     node: str
     operator: Operator | None = None
+    others: Callable[[], Mapping[str, Operator]] = dict
     taken: list[Rung] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)  # by rung: times it failed again on trial
     _trials: dict[str, int] = field(default_factory=dict)  # by rung: ns until when its return is on trial
@@ -93,14 +98,14 @@ class Ladder:
         if now - self._since < wait:
             return None
         self._since = now
-        if rung.scale is None and self.operator is not None:
+        if rung.freed is not None:
             try:
-                self.operator.restore()
+                rung.freed.restore()
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 _empty_caches()
-                self.operator.relieve()
+                rung.freed.relieve()
                 self.failures[rung.name] += 1
                 return None
         self.taken.pop()
@@ -110,6 +115,11 @@ class Ladder:
 
     def _next(self) -> Rung | None:
         depth, cause = len(self.taken) + 1, f"{self.node} ran out of memory"
+        away = [rung.freed for rung in self.taken]
+        for name, other in self.others().items():
+            if other not in away and other.relieve():
+                _empty_caches()
+                return Rung(f"{name} away", depth, {}, f"{cause}: {name} gave way", freed=other)
         for scale, initial in zip(self.rules.scales, self.rules.initial, strict=True):
             param = _param(scale)
             if scale.set != f"{self.node}.{param}":
@@ -120,9 +130,9 @@ class Ladder:
                 to = at + 1 if scale.coarse else scale.floor
                 name = f"{param} {scale.levels[to]}"
                 return Rung(name, depth, {param: scale.levels[to]}, f"{cause}: down to {name}", scale, value, to)
-        if self.operator is None or any(rung.scale is None for rung in self.taken) or not self.operator.relieve():
+        if self.operator is None or self.operator in away or not self.operator.relieve():
             return None
-        return Rung("offload", depth, {}, f"{cause}: weights moved off the device")
+        return Rung("offload", depth, {}, f"{cause}: weights moved off the device", freed=self.operator)
 
 
 def _param(scale: Scale) -> str:

@@ -58,9 +58,10 @@ class _Codec(Operator):
     def relieve(self) -> bool:
         """Keep the autoencoder off the device between frames; waits for the call that is under way."""
         with self.turn:
+            came_back, self.back = self.back, False  # or was about to
             if self.coder is None or self.away:
-                return False
-            self.away, self.back = True, False
+                return came_back
+            self.away = True
             self.coder.module.to("cpu")
         return True
 

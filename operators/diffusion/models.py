@@ -143,9 +143,9 @@ class Models:
     def place(self, placed: Mapping[str, str], *, backend: str = "", bits: int = 8) -> None:
         """Bring every part onto the device, or to where and into the form in which `placed` says it is kept (see placement.py); parts that it
         does not name stay on the device. Adapters have been put in before; `backend` quantises. Once, when a node is opened."""
-        from operators.diffusion.sizes import KEPT
         from operators.diffusion.stored import store8, store_on_host
         from operators.models.quantise import quantise
+        from operators.models.sizes import KEPT
 
         for part, modules in self.parts().items():
             how = placed.get(part, "resident")

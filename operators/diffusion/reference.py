@@ -202,9 +202,10 @@ class MakeReference(Operator):
     def relieve(self) -> bool:
         """Keep the image encoder off the device between references; waits for the one that is being looked at."""
         with self._turn:
+            came_back, self._back = self._back, False  # or was about to
             if self._network is None or self._away:
-                return False
-            self._away, self._back = True, False
+                return came_back
+            self._away = True
             self._network.to("cpu")
         return True
 

@@ -1,39 +1,15 @@
 """How large the parts of a model are before they are loaded: read from the headers of safetensors files, else from a table of its family.
 
-Numbers are counted by kind, because what a weight can be kept as depends on the layer it belongs to: those of linear layers and of
-convolutions can be stored in eight bits, those of normalisations and embeddings, and biases, are kept as they are. The table is that of the
-published architectures; `bench/meta_memory.py` builds each on torch's meta device and fails where the table differs.
+The table is that of the published architectures; `bench/meta_memory.py` builds each on torch's meta device and fails where the table differs.
 It reads headers, never tensors, and knows no device.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-KEPT = re.compile(
-    r"norm|(^|\.)(time_embedding|add_embedding|class_embedding|conv_in|conv_out|lm_head)(\.|$)|embeddings?(\.|$)|embed_tokens"
-    r"|(^|\.)(time_embed|label_emb|input_blocks\.0|out)\.\d"  # the same in the layout of one file
-)  # layers that stay as they are, whatever the others are stored as: small, and every value passes through them
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Numbers in a module: in all, in weights of `linear` layers and of convolutions (`conv`) that may be stored otherwise. `exact`: read from
-    files."""
-
-    total: int
-    linear: int = 0
-    conv: int = 0
-    exact: bool = False
-
-    def __add__(self, other: Sizes) -> Sizes:
-        return Sizes(self.total + other.total, self.linear + other.linear, self.conv + other.conv, self.exact and other.exact)
-
+from operators.models.sizes import Sizes, count, headers
 
 # Parts of the published architectures, by the width of the text that their UNet attends to.
 CLIP_L = Sizes(123_060_480, 84_934_656)
@@ -60,40 +36,6 @@ SINGLE = {
     "text_encoder": ("cond_stage_model.", "conditioner.embedders."),
     "vae": ("first_stage_model.",),
 }
-
-
-def tally(header: Mapping[str, Any], wanted: Callable[[str], bool] = lambda key: True) -> Sizes:
-    """What the tensors in a header whose names are `wanted` add up to."""
-    total = linear = conv = 0
-    for key, entry in header.items():
-        if key == "__metadata__" or not wanted(key):
-            continue
-        shape = entry["shape"]
-        count = math.prod(shape)
-        total += count
-        if key.endswith(".weight") and not KEPT.search(key):
-            linear += count if len(shape) == 2 else 0
-            conv += count if len(shape) == 4 else 0
-    return Sizes(total, linear, conv, True)
-
-
-def headers(path: Path) -> list[Mapping[str, Any]]:
-    """Headers of a safetensors file, or of those in a folder: those without a variant, or where there are none, all."""
-    from operators.models.store import read_header
-
-    if path.is_file():
-        return [read_header(path)]
-    files = sorted(path.glob("*.safetensors"))
-    plain = [f for f in files if f.name.count(".") == 1] or files
-    return [read_header(file) for file in plain]
-
-
-def count(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> Sizes:
-    """The numbers in the files of `path` (a file, or the folder of one part); none where there are no files."""
-    found = Sizes(0, exact=True)
-    for header in headers(path):
-        found += tally(header, wanted)
-    return found
 
 
 def sizes_of(model: str, part: str, table: Sizes, wanted: Callable[[str], bool] = lambda key: True) -> Sizes:

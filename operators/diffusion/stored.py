@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from operators.diffusion.sizes import KEPT
+from operators.models.sizes import KEPT
 
 if TYPE_CHECKING:
     import torch

@@ -6,6 +6,7 @@ no code from a checkpoint runs, and only safetensors are read.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.errors import MediaError, MissingError, UsageError
@@ -24,8 +25,12 @@ class Look(NamedTuple):
     seen: dict[str, Attribute]
 
 
+class GaveWay(Exception):
+    """A look was given up, because somebody else needs the memory."""
+
+
 class Backend(Protocol):
-    """Looks at pictures. `relieve` frees device memory until `restore`; between the two it cannot look."""
+    """Looks at pictures. `relieve` frees device memory until `restore`, from any thread; a look that is under way raises GaveWay."""
 
     def look(self, picture: np.ndarray[Any, Any], question: str) -> Look: ...
 
@@ -62,10 +67,13 @@ class Embedded:
 class Transformers:
     """An image-text-to-text checkpoint: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, SmolVLM and their like.
 
-    Answers are greedy, so the same picture gives the same answer. A session that is being aborted is noticed between two tokens.
+    Answers are greedy, so the same picture gives the same answer. A session that is being aborted, and memory that somebody else needs, are
+    noticed between two tokens. `visits`: the model is on the device only while it looks. `packed`: the library and bits to quantise with.
     """
 
-    def __init__(self, model: str, site: Site, *, max_tokens: int, side: int) -> None:
+    def __init__(
+        self, model: str, site: Site, *, max_tokens: int, side: int, visits: bool = False, packed: tuple[str, int] | None = None
+    ) -> None:
         from operators.models import check_weights, find
 
         path = find(model)
@@ -99,13 +107,20 @@ class Transformers:
             ) from error
         except (OSError, RuntimeError) as error:
             raise MediaError(f"{model} cannot be read: {_line(error)}", fix=f"check it with: engine models verify {model}") from error
-        self.model.to(self.device).eval()
+        if packed is not None:
+            from operators.models.quantise import choose, quantise
+            from operators.models.sizes import KEPT
+
+            quantise(self.model, choose(packed[0], packed[1], self.device.type), packed[1], KEPT.search)
+        self._visits, self._turn, self._leaving = visits, threading.Lock(), threading.Event()
+        self.model.to("cpu" if visits else self.device).eval()
         self._torch = torch
+        leaving = self._leaving
 
         class Cancel(StoppingCriteria):
             def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
                 site.check()
-                return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+                return torch.full((input_ids.shape[0],), leaving.is_set(), dtype=torch.bool, device=input_ids.device)
 
         self._stop = StoppingCriteriaList([Cancel()])
         ends = self.model.generation_config.eos_token_id
@@ -118,9 +133,19 @@ class Transformers:
     def look(self, picture: np.ndarray[Any, Any], question: str) -> Look:
         said = [{"role": "user", "content": [{"type": "image", "image": self._fit(picture)}, {"type": "text", "text": question}]}]
         inputs = self.processor.apply_chat_template(said, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
-        inputs = inputs.to(self.device, dtype=self.model.dtype)
-        with self._torch.inference_mode():
-            tokens = self.model.generate(**inputs, generation_config=self._generation, stopping_criteria=self._stop)
+        with self._turn, self._torch.inference_mode():
+            if self._leaving.is_set():
+                raise GaveWay
+            if self._visits:
+                self.model.to(self.device)
+            try:
+                inputs = inputs.to(self.device, dtype=self.model.dtype)
+                tokens = self.model.generate(**inputs, generation_config=self._generation, stopping_criteria=self._stop)
+            finally:
+                if self._visits:
+                    self.model.to("cpu")
+        if self._leaving.is_set():
+            raise GaveWay
         answer = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
         answer = "".join(c for c in answer if c == "\n" or (c.isprintable() and c != "\ufffd")).strip()
         return Look(answer, parse(answer))
@@ -134,13 +159,18 @@ class Transformers:
         return image
 
     def relieve(self) -> bool:
-        if self.device.type == "cpu":
+        if self.device == self._torch.device("cpu"):
             return False
-        self.model.to("cpu")
+        self._leaving.set()
+        with self._turn:
+            self.model.to("cpu")
         return True
 
     def restore(self) -> None:
-        self.model.to(self.device)
+        with self._turn:
+            if not self._visits:
+                self.model.to(self.device)
+            self._leaving.clear()
 
 
 def _dtype(torch: Any, device: Any) -> Any:

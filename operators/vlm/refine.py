@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+from typing_extensions import TypedDict
+
 from engine.errors import UsageError
 from engine.operator import HOST_RGB, Live, Operator, Range, operator
 from engine.payload import Image, Prompt, Text
 from engine.site import Site
+from operators.vlm.backends import GaveWay
 from operators.vlm.refiner import Refiner, Wish
 
 if TYPE_CHECKING:
@@ -22,6 +25,13 @@ if TYPE_CHECKING:
 
 QUESTION = "Describe this picture in one short sentence: who is in it, the colours of hair and clothes, and the background."
 SIDE = 16  # of the thumbnail by which pictures are compared
+
+
+class Quantise(TypedDict, total=False):
+    """Which library quantises ("auto": the first that is installed), and to how many bits."""
+
+    backend: Literal["auto", "torchao", "quanto", "bitsandbytes"]
+    bits: Literal[8, 4]
 
 
 class Refined(NamedTuple):
@@ -51,7 +61,13 @@ class Refine(Operator):
     max_interval_ms (0: no such limit); 0 looks at every picture that comes. min_interval_ms: never sooner than this after the last look.
     max_age_ms: live, a result is dropped when its picture is older than this by the time it is there (0: never).
     question: what the model is asked. max_tokens: of its answer. side: px; the picture is shrunk to this before it is shown.
+
+    Memory. placement: "resident"; "offload": on the device only while it looks; "host": it looks from the processor; "auto": as the memory plan
+    decides. quantise: kept in 8 or 4 bits by a library that is installed; "auto": if the plan needs it. When memory runs out for a node that
+    paints, this model leaves the device first, in the middle of a look if need be, and comes back when there has been room for a while.
     """
+
+    gives_way = True
 
     def __init__(
         self,
@@ -71,16 +87,18 @@ class Refine(Operator):
         question: Annotated[str, Live()] = QUESTION,
         max_tokens: Annotated[int, Range(1, 1024)] = 80,
         side: Annotated[int, Range(28, 4096)] = 448,
+        placement: Literal["auto", "resident", "offload", "host"] = "auto",
+        quantise: Quantise | Literal["auto"] | None = None,
     ) -> None:
         self.model, self.backend = model, backend
         self.prompt, self.template, self.keep, self.negative = prompt, template, keep, negative
         self.follow, self.blend, self.question = follow, blend, question
         self.scene_change, self.min_interval_ms, self.max_interval_ms = scene_change, min_interval_ms, max_interval_ms
         self.max_age_ms = max_age_ms
-        self.max_tokens, self.side = max_tokens, side
+        self.max_tokens, self.side, self.placement, self.quantise = max_tokens, side, placement, quantise
         self._refiner = Refiner()
         self._eye: Backend | None = None
-        self._rested = False
+        self._rested = self._back = False
         self._thumb: np.ndarray[Any, Any] | None = None  # of the last picture looked at
         self._when = 0  # and its pts
         self._said: tuple[str, str] | None = None
@@ -88,18 +106,11 @@ class Refine(Operator):
     @classmethod
     def outlook(cls, asked: Asked) -> Outlook | None:
         """The size of the model, from its files where it is here, else from the catalogue. It may look from the host: nobody waits for it."""
-        from engine.outlook import Outlook, Weights
-        from operators.models.catalogue import lookup
-        from operators.models.store import weights_bytes
-
-        model = str(asked.params.get("model") or "")
-        if asked.embedded or asked.params.get("backend") == "embedded" or not model:
+        if asked.embedded or asked.params.get("backend") == "embedded" or not asked.params.get("model"):
             return None
-        known = lookup(model)
-        found = weights_bytes(model)
-        size = found or (known.size if known else 0)
-        notes = () if size else (f"the size of {model} is not known before it is here",)
-        return Outlook((Weights("vlm", size, bool(found), 1 / asked.every, anywhere=True),), 0, notes=notes)
+        from operators.vlm.weight import outlook
+
+        return outlook(asked)
 
     def open(self, site: Site) -> None:
         super().open(site)
@@ -118,13 +129,26 @@ class Refine(Operator):
                 "vlm.refine has no model to look with", fix='set model = "Qwen/Qwen2-VL-2B-Instruct" on this node, or run with --embedded'
             )
         else:
-            self._eye = Transformers(self.model, site, max_tokens=self.max_tokens, side=self.side)
+            how = site.placed.get("vlm", "resident") if self.placement == "auto" else self.placement
+            table = self.quantise if isinstance(self.quantise, dict) else None
+            packed = (str(table.get("backend", "auto")), int(table.get("bits", 8))) if table is not None else None
+            self._eye = Transformers(
+                self.model, site, max_tokens=self.max_tokens, side=self.side, visits=how == "offload",
+                packed=("auto", 8) if how == "int8" and packed is None else packed,
+            )  # fmt: skip
 
     def __call__(self, image: Annotated[Image, HOST_RGB]) -> Refined:
+        if self._back and self._eye is not None:
+            self._eye.restore()
+            self._rested = self._back = False
         reason = self._due(image.data)
         if self._eye is None or not reason:
             return Refined(None, None)
-        look = self._eye.look(image.data, self.question)
+        try:
+            look = self._eye.look(image.data, self.question)
+        except GaveWay:
+            self._thumb = None  # looked at again when there is room
+            return Refined(None, None)
         age_ms = (self.site.clock.now() - self.site.born) / 1e6
         if self.site.live and 0 < self.max_age_ms < age_ms:
             self.site.event("prompt_stale", age_ms=round(age_ms), caption=look.caption)
@@ -174,16 +198,16 @@ class Refine(Operator):
         self._thumb, self._when, self._said = state["thumb"], state["when"], state["said"]
 
     def relieve(self) -> bool:
-        """Move the model off the device; no picture is looked at until it is back."""
-        if self._rested or self._eye is None:
+        """Move the model off the device, from any thread; no picture is looked at until it is back."""
+        came_back, self._back = self._back, False  # or was about to
+        if self._eye is None or (self._rested and not came_back):
             return False
         self._rested = self._eye.relieve()
         return self._rested
 
     def restore(self) -> None:
-        if self._rested and self._eye is not None:
-            self._eye.restore()
-        self._rested = False
+        """The model comes back when the next picture does."""
+        self._back = self._rested
 
     def close(self) -> None:
         self._eye = None

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from engine.outlook import Asked, Outlook
-from operators.diffusion.sizes import TEXT, count
+from operators.diffusion.sizes import TEXT
 from operators.diffusion.work import HINT, SD1, SD2, SDXL, TINY, family_of, outlook
+from operators.models.sizes import count
 
 BENCH = Path(__file__).parents[2] / "bench"
 BASE: dict[str, Any] = {
