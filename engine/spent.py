@@ -38,6 +38,7 @@ class Spent:
     def __init__(self, session: Session, node: str) -> None:
         self._session, self._node = session, node
         self._plan: Plan | None = None
+        self._names: list[str] = []
         self._lanes: list[tuple[str, dict[str, int]]] = []
 
     def __call__(self, seq: int) -> dict[str, float]:
@@ -60,10 +61,11 @@ class Spent:
                     left.discard(name)
                     if not left:
                         break
-        return spent
+        return {name: spent[name] for name in self._names if name in spent}
 
     def _look(self, plan: Plan) -> None:
         names, lanes = before(plan, self._node), {node.name: node.lane for node in plan.nodes}
+        self._names = list(names)
         found: dict[str, dict[str, int]] = {}
         for name, batch in names.items():
             found.setdefault(lanes[name], {})[name] = batch

@@ -184,6 +184,11 @@ def encode(header: Header) -> bytes:
         out["reason"] = header.reason
     if header.meta:
         out["meta"] = header.meta
+    return pack(out)
+
+
+def pack(out: Mapping[str, Any]) -> bytes:
+    """A header, which has its keys in order already, as bytes. Raises WireError as `encode` does."""
     try:
         packed = msgpack.packb(out)
     except (TypeError, ValueError, OverflowError) as error:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bindings.python import plain, wire
 from engine.convert import convert
 from engine.errors import MediaError
 from engine.payload import Data, Image, Latent, Mask, Payload, Pose, Prompt, Scalar, Text
+from operators.link.header import Form
 
 if TYPE_CHECKING:
     from engine.site import Site
@@ -22,19 +25,18 @@ BGR = {"space": "srgb", "order": "bgr"}
 VIDEO = {**SRGB, "matrix": "bt709", "range": "limited"}
 
 
-def on_host(array: Any) -> bool:
-    return hasattr(array, "__array_interface__")
+NAMES: dict[Any, str] = {np.dtype(name): name for name in wire.DTYPES}
+"""What the wire calls a dtype. Looked up, because NumPy puts such a name together anew each time."""
 
 
 def hosted(value: Payload, site: Site, *, keep: bool) -> Payload:
     """`value` with its array on the host, in C order, in a dtype of the wire. Pictures become 8-bit RGB unless `keep`."""
     if isinstance(value, Image) and not keep:
         data: Any = value.data
-        if not on_host(data) or str(data.dtype) != "uint8" or value.layout != "hwc" or value.color != "rgb":
+        if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and value.layout == "hwc" and value.color == "rgb"):
             value = convert(value, site=site)
     before: Any = value.people if isinstance(value, Pose) else value.data  # type: ignore[attr-defined]
-    array = before
-    array = array if on_host(array) and str(array.dtype) in wire.DTYPES else _downloaded(array, site)
+    array = before if isinstance(before, np.ndarray) and before.dtype in NAMES else _downloaded(before, site)
     if not array.flags.c_contiguous:
         copy = site.empty(array.shape, array.dtype)
         copy[...] = array
@@ -46,8 +48,6 @@ def hosted(value: Payload, site: Site, *, keep: bool) -> Payload:
 
 def _downloaded(array: Any, site: Site) -> Any:
     """A tensor, or an array of an odd dtype, in a pooled buffer on the host."""
-    import numpy as np
-
     kind = str(array.dtype).removeprefix("torch.")
     kind = kind if kind in wire.DTYPES else "float32"
     out = site.empty(tuple(array.shape), kind)
@@ -60,13 +60,13 @@ def _downloaded(array: Any, site: Site) -> Any:
     return out
 
 
-def array_fields(value: Payload) -> dict[str, Any]:
-    """The wire fields of a picture, matte or latent that is `hosted`, without `enc` and `size`."""
+def form_of(value: Payload, enc: str) -> Form:
+    """How a picture, matte or latent that is `hosted` lies on the wire, stored as `enc`."""
     data: Any = value.data  # type: ignore[attr-defined]
-    fields: dict[str, Any] = {"type": value.kind, "dtype": str(data.dtype), "shape": data.shape}
-    if isinstance(value, Image):
-        fields |= {"layout": value.layout, "color": SRGB if value.color == "rgb" else BGR}
-    return fields
+    if not isinstance(value, Image):
+        return Form(value.kind, enc, NAMES[data.dtype], data.shape)
+    color = VIDEO if enc == "h264" else SRGB if value.color == "rgb" else BGR
+    return Form("Image", enc, NAMES[data.dtype], data.shape, value.layout, color)
 
 
 def plain_of(value: Payload, site: Site) -> Any:

@@ -1,14 +1,15 @@
-"""One stream of a publisher, and a message on its way to the socket. Plain data: the publisher's thread and the lanes look after it."""
+"""One stream of a publisher: its name, its place, its counts. Plain data: the publisher and the stream's lane look after it."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bindings.python import wire
+from operators.link.header import Form, Headers, Place
 
 if TYPE_CHECKING:
     from bindings.python.curve import Guard
@@ -26,23 +27,7 @@ class Settings:
     lossless: bool = False
 
 
-@dataclass(slots=True)
-class Item:
-    """A message on its way: header fields, or a whole header, and the memory behind its payload."""
-
-    stream: Stream
-    fields: Mapping[str, Any] | None
-    parts: Sequence[Any]
-    leases: tuple[Lease, ...] = ()
-    raw: Sequence[bytes] = ()
-    reason: str = ""
-
-    def release(self) -> None:
-        for lease in self.leases:
-            lease.release()
-
-
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Stream:
     """One stream. `publish` is called by one lane; the counts may be read by anyone."""
 
@@ -50,17 +35,18 @@ class Stream:
     publisher: Publisher
     topic: bytes = b""
     run: str = ""
-    count: int = 0  # frames handed over so far: the `n` of the next
+    count: int = 0  # frames sent so far: the `n` of the next
     subscribers: int = 0
     joins: int = 0  # how often somebody came
-    overflows: int = 0  # frames that the socket's thread did not get to in time
     state: str = "loading"
-    wake: Any = None
     times: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
     next_beat: float = 0.0
     silent: bool = False  # another protocol, which knows neither beats nor ends
     stopping: Callable[[], bool] = lambda: False  # asked while a lossless stream waits
     health: Callable[[], str] = lambda: ""  # how the graph is
+
+    def __post_init__(self) -> None:
+        self._headers = Headers(self.name, self.run)
 
     @property
     def said(self) -> str:
@@ -68,16 +54,20 @@ class Stream:
         told = self.health()
         return told if told in wire.STATES else self.state
 
-    def publish(self, fields: Mapping[str, Any], parts: Sequence[Any], leases: tuple[Lease, ...] = ()) -> None:
-        """Hand a frame over; `fields` are those of wire.Frame without stream, run, n and sent. Each lease is released when it has been sent."""
-        item = Item(self, {**fields, "stream": self.name, "run": self.run, "n": self.count}, parts, leases)
-        self.count += 1
-        self.publisher.put(item)
+    def publish(
+        self, form: Form, place: Place, parts: Sequence[Any], leases: tuple[Lease, ...] = (), *, shm: wire.Shm | None = None
+    ) -> bool:  # fmt: skip
+        """Send a frame. Each lease is given back when it has been sent; False where the frame was given up, see `Publisher.send`."""
+        size = tuple([part.nbytes if hasattr(part, "nbytes") else len(part) for part in parts])
 
-    def publish_raw(self, head: Sequence[bytes], parts: Sequence[Any], leases: tuple[Lease, ...] = ()) -> None:
-        """Hand over a message of another protocol."""
-        self.count += 1
-        self.publisher.put(Item(self, None, parts, leases, raw=head))
+        def head() -> Sequence[bytes]:
+            return self.topic, self._headers.pack(self.count, time.time_ns(), place, form, size, shm)
+
+        return self.publisher.send(self, head, parts, leases)
+
+    def publish_raw(self, head: Sequence[bytes], parts: Sequence[Any]) -> bool:
+        """Send a message of another protocol."""
+        return self.publisher.send(self, lambda: head, parts, ())
 
     @property
     def fps(self) -> float:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.errors import UsageError
 from engine.operator import Live, Operator, Range, operator
 from engine.payload import Image, Latent, Mask, Payload
 from engine.site import Site
+from operators.media.urls import port_of
 
 if TYPE_CHECKING:
     from bindings.python.shm import Ring
-    from engine.pool import Lease
     from operators.link.coder import H264
+    from operators.link.header import Place
     from operators.link.publisher import Stream
 
 
@@ -54,11 +56,15 @@ class Zmq(Operator):
         self.stream: Stream | None = None
         self._ring: Ring | None = None
         self._encoder: H264 | None = None
-        self._seen = (-1, -1)  # joins and overflows when the last key frame was made
+        self._joins = -1  # how many had come when the last key frame was made
         self._epoch: int | None = None
         self._told = 0
         self._last: Stream | None = None  # after close
         self._ended = False
+
+    @classmethod
+    def exclusive(cls, params: Mapping[str, Any]) -> str | None:
+        return port_of(params["url"])
 
     def open(self, site: Site) -> None:
         super().open(site)
@@ -84,9 +90,9 @@ class Zmq(Operator):
         self.stream = join(Settings(self.url, self.hwm, guard, self.lossless), self.name, silent=self.imagezmq)
         self.stream.stopping = self._stopping
         # Looked up once: an import statement within a call costs a microsecond each time.
-        from operators.link import payloads
+        from operators.link import header, payloads
 
-        self._payloads, self.stream.health = payloads, lambda: site.health
+        self._forms, self._header, self.stream.health = payloads, header, lambda: site.health
         self.endpoint = self.stream.publisher.endpoint
         site.output(f"{self.endpoint} ({self.name})")
         site.event("publishing", url=self.endpoint, stream=self.name, run=self.stream.run)
@@ -111,45 +117,46 @@ class Zmq(Operator):
         if self.imagezmq:
             self._compatible(frame)
             return
-        fields, parts, leases = self._stored(frame)
-        size = tuple(memoryview(part).nbytes for part in parts)
-        stream.publish({**self._place(fields.pop("key", True)), "size": size, **fields}, parts, leases)
+        self._store(frame)
 
     # ---- the header
 
-    def _place(self, key: bool) -> dict[str, Any]:
+    def _place(self, key: bool = True) -> Place:
         """Where the frame in hand stands in its stream, as the wire says it. `key`: it can be decoded alone."""
         site, flags = self.site, KEY if key else 0
-        if site.epoch != self._epoch:
-            self._epoch, flags = site.epoch, flags | DISCONTINUITY
+        packet = site.packet
+        seq, epoch, pts, born, version = (packet.seq, packet.epoch, packet.pts, packet.born, packet.version) if packet else (0, 0, 0, 0, 0)
+        if epoch != self._epoch:
+            self._epoch, flags = epoch, flags | DISCONTINUITY
         if site.health.startswith("degraded"):
             flags |= DEGRADED
-        born = time.time_ns() - (site.clock.now() - site.born)  # capture on the clock that machines share
-        version = site.packet.version if site.packet else 0
-        return {
-            "seq": max(site.seq, 0), "epoch": site.epoch, "pts": site.pts, "born": born, "params": version, "flags": flags, "meta": self.meta,
-        }  # fmt: skip
+        born += time.time_ns() - site.clock.now()  # capture on the clock that machines share
+        return self._header.Place(max(seq, 0), epoch, pts, born, version, flags, site.spent, self.meta)
 
     # ---- the payload
 
-    def _stored(self, value: Payload) -> tuple[dict[str, Any], list[Any], tuple[Lease, ...]]:
-        """(fields of the header, payload parts, buffers to give back when they are sent)."""
-        forms = self._payloads
+    def _store(self, value: Payload) -> None:
+        """Bring a payload into the form in which it is published, and publish it."""
+        forms, stream = self._forms, self.stream
+        assert stream is not None
         if not isinstance(value, (Image, Mask, Latent)):
-            return {"type": value.kind, "enc": "msgpack"}, [forms.plain.pack(forms.plain_of(value, self.site))], ()
+            part = forms.plain.pack(forms.plain_of(value, self.site))
+            stream.publish(self._header.Form(value.kind, "msgpack"), self._place(), (part,))
+            return
         enc = self._encoding_of(value)
-        value = forms.hosted(value, self.site, keep=self.keep and enc in ("raw", "shm"))  # type: ignore[assignment]
-        fields, data = forms.array_fields(value), value.data
+        picture: Any = forms.hosted(value, self.site, keep=self.keep and enc in ("raw", "shm"))
+        data, form = picture.data, forms.form_of(picture, enc)
         if enc in ("jpeg", "png"):
             from operators.link.coder import file_of
 
-            return {**fields, "enc": enc}, [file_of(data, enc, self.quality)], ()
-        if enc == "h264":
+            stream.publish(form, self._place(), (file_of(data, enc, self.quality),))
+        elif enc == "h264":
             unit, whole = self._video(data)
-            return {**fields, "enc": enc, "color": forms.VIDEO, "key": whole}, [unit], ()
-        if enc == "shm" and (place := self._shared(data)) is not None:
-            return {**fields, "enc": "shm", "shm": place}, [], ()
-        return {**fields, "enc": "raw"}, [data], self.site.hold(value)
+            stream.publish(form, self._place(whole), (unit,))
+        elif enc == "shm" and (shm := self._shared(data)) is not None:
+            stream.publish(form, self._place(), (), shm=shm)
+        else:
+            stream.publish(form._replace(enc="raw") if enc == "shm" else form, self._place(), (data,), self.site.hold(picture))
 
     def _encoding_of(self, value: Payload) -> str:
         if isinstance(value, Image) or self.encoding in ("raw", "shm"):
@@ -157,7 +164,7 @@ class Zmq(Operator):
         return "png" if isinstance(value, Mask) else "raw"
 
     def _video(self, picture: Any) -> tuple[bytes, bool]:
-        """The picture as the next access unit: a key unit for whoever has come since the last one, after a loss, and in a new epoch."""
+        """The picture as the next access unit: a key unit for whoever has come since the last one, and in a new epoch."""
         from operators.link.coder import H264
 
         assert self.stream is not None
@@ -165,8 +172,8 @@ class Zmq(Operator):
         encoder = self._encoder
         if encoder is None or (encoder.height, encoder.width, encoder.quality) != (height, width, self.quality):
             encoder = self._encoder = H264(height, width, self.quality)
-        seen, self._seen = self._seen, (self.stream.joins, self.stream.overflows)
-        return encoder.encode(picture, self.site.pts, key=seen != self._seen or self.site.epoch != self._epoch)
+        joins, self._joins = self._joins, self.stream.joins
+        return encoder.encode(picture, self.site.pts, key=joins != self._joins or self.site.epoch != self._epoch)
 
     def _shared(self, data: Any) -> Any:
         """The frame in the next slot of the ring; None where readers have leased all of them. The ring grows with the frames."""
@@ -202,7 +209,7 @@ class Zmq(Operator):
 
     def tally(self) -> dict[str, int]:
         stream = self.stream or self._last
-        return {} if stream is None else {"sent": stream.count, "subscribers": stream.subscribers, "overflowed": stream.overflows}
+        return {} if stream is None else {"sent": stream.count, "subscribers": stream.subscribers}
 
     def flush(self) -> None:
         self._ended = True
@@ -213,8 +220,6 @@ class Zmq(Operator):
         stream, self.stream = self.stream, None
         if stream is not None:
             self._last = stream
-            if stream.overflows:
-                self.site.event("overflow", stream=self.name, frames=stream.overflows, why="the socket's thread did not get to them in time")
             leave(stream, self.site.outcome if self._ended or self.site.outcome != "eof" else "stopped")
         if self._ring is not None:
             self._ring.close()

@@ -51,6 +51,14 @@ def test_every_node_on_the_way_and_no_other() -> None:
     assert told(g, src=3, x=1.25, held=0.25, y=9, beside=0.5, sink=4) == [(seq, {"x": 1.25, "y": 9.0}) for seq in range(6)]
 
 
+def test_in_the_order_of_the_graph() -> None:
+    g = graph(count=3)
+    g.node("x", "toy.add", a="src")
+    g.node("y", "toy.add", a="x")
+    g.node("sink", "toy.tells_costs", a="y")
+    assert all(list(costs) == ["x", "y"] for _, costs in told(g))
+
+
 def test_both_ways_to_a_join() -> None:
     g = graph(count=4)
     g.node("x", "toy.add", a="src", lane="one")

@@ -25,7 +25,7 @@ from engine.errors import DeviceError, OperatorError, UsageError
 from engine.graph import GraphBuilder
 from engine.payload import Data, Image, Latent, Mask, Mesh, Payload, Pose, Prompt, Scalar, Text
 from engine.testing import Bench, conform, same
-from operators.link import coder, payloads, publisher
+from operators.link import coder, payloads
 
 LOCAL = "tcp://127.0.0.1:*"
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals that stop a process")
@@ -549,33 +549,6 @@ def test_an_error_in_the_graph_ends_the_stream_as_such(port: str) -> None:
             pass
         assert frames.end is not None
         assert frames.end.reason == "error"
-
-
-def test_a_socket_that_falls_behind_loses_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The socket's thread is held up: the lane goes on at once, the oldest frames give way, their buffers come back, and it is told."""
-    import threading
-
-    go = threading.Event()
-    real = publisher.Publisher._send
-    monkeypatch.setattr(publisher.Publisher, "_send", lambda self, item: (go.wait(20), real(self, item))[1])
-    with Bench("sink.zmq", url=LOCAL, hwm=3) as bench, Subscriber(bench.operator.endpoint, latest=False) as frames:
-        until(bench.operator.wanted)
-        for number in range(10):
-            data = bench.site.empty((SIDE, SIDE, 3))
-            data[:] = number
-            bench(Image(data))
-            bench.let_go()
-        assert bench.site.pools.loaned <= 4  # three wait, one is in hand
-        go.set()
-        overflowed = bench.operator.stream.overflows
-        assert overflowed in (6, 7)  # three wait, and one may be in hand
-        first = frames.read(10)
-        assert first is not None
-        assert (first.array == first.n).all()
-    assert ("overflow", overflowed) in [(what, facts.get("frames")) for what, facts in bench.events]
-    assert bench.site.pools.loaned == 0
-    tally = bench.operator.tally()
-    assert (tally["sent"], tally["overflowed"]) == (10, overflowed)
 
 
 assert SIDE * SIDE * 3 > zmq.COPY_THRESHOLD
