@@ -32,14 +32,12 @@ BOUND = 32  # graphs: four sizes with a full and a short step, with and without 
 class Captured:
     """One body and, when there is one, its graph. `doubt()`: why it cannot be captured now, or None."""
 
-    __slots__ = ("body", "doubt", "graph", "key", "lost", "owner", "runs", "since")
+    __slots__ = ("body", "doubt", "graph", "key", "runs", "since")
 
-    def __init__(self, owner: Graphs, key: Key, body: Body, doubt: Callable[[], str | None]) -> None:
-        self.owner, self.key, self.body, self.doubt = owner, key, body, doubt
+    def __init__(self, key: Key, body: Body, doubt: Callable[[], str | None], since: int) -> None:
+        self.key, self.body, self.doubt, self.since = key, body, doubt, since
         self.graph: Replayable | None = None
         self.runs = 0
-        self.since = owner.frames
-        self.lost = False  # nobody may capture it any more
 
     def run(self) -> None:
         if self.graph is not None:
@@ -65,7 +63,7 @@ class Graphs:
         """The entry of `key` (owner, …); a new one is made of a body and its doubt. Ask before each run: what nobody asks for goes first."""
         found = self.all.get(key)
         if found is None:
-            found = self.all[key] = Captured(self, key, *make())
+            found = self.all[key] = Captured(key, *make(), self.frames)
             self.wanted[key] = found
             while len(self.all) > self.bound:
                 self._drop(next(iter(self.all)))
@@ -121,6 +119,12 @@ class Graphs:
             self.tell("graphs_rest", why=why)
         return held
 
+    def decline(self, why: str, of: str = "steps") -> None:
+        """Say, once, why something runs plainly."""
+        if why not in self.told:
+            self.told.add(why)
+            self.tell("graph_failed", of=of, why=why, instead="it runs without")
+
     def wake(self) -> None:
         self.resting = False
 
@@ -141,7 +145,7 @@ class Graphs:
     def _drop(self, key: Key) -> None:
         entry = self.all.pop(key)
         self.wanted.pop(key, None)
-        entry.graph, entry.lost = None, True
+        entry.graph = None
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
@@ -190,10 +194,7 @@ class Graphs:
 
     def _give_up(self, entry: Captured, why: str) -> None:
         self.wanted.pop(entry.key, None)
-        entry.lost = True
-        if why not in self.told:
-            self.told.add(why)
-            self.tell("graph_failed", of=" ".join(map(str, entry.key[1:3])), why=why, instead="it runs without")
+        self.decline(why, " ".join(map(str, entry.key[1:3])))
 
 
 def places(modules: Iterable[Any]) -> tuple[int, ...]:

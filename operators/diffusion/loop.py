@@ -79,7 +79,9 @@ class Loop:
         import torch
 
         told, steps, shape = Told(cond, extra, added), rows.n - begin, tuple(noise.shape[1:])
-        plain = self.graphs is None or self.memory is not None  # which places a pass with memory reads and writes changes with every frame
+        plain = self.graphs is None or self.memory is not None
+        if self.graphs is not None and self.memory is not None:
+            self.graphs.decline("self-attention that remembers reads and writes other places in every frame")
         rig = self.rig = None if plain else self._rigged(len(cond), shape, told, controls)  # type: ignore[arg-type]
         basis = rig or self.basis(len(cond), shape)  # type: ignore[arg-type]
         start = noise[:1]

@@ -254,9 +254,9 @@ class Stream(Batches):
         recipe = models.recipe
         self._sampler = models.sampler if self.scheduler == "auto" or site.embedded else self.scheduler
         self._guide = Guide(models, self._sampler, self.guidance)
+        self._tools = Toolbox(models, site.event, self.motion, self.flow, self.remember)
         self._loop = Loop(models, Reuse(models.unet, **self._keeping()), quicken(self, models))
         self._loop.expect(self._shapes(site.choices.get("size", ())))
-        self._tools = Toolbox(models, site.event, self.motion, self.flow, self.remember)
         self._loop.memory, self._loop.looks = self._tools.memory, self._looks
         skip = recipe.clip_skip if self.clip_skip is None else self.clip_skip
         encoder = Encoder(models, site.event, syntax=self.syntax, chunks=1 if site.embedded else self.chunks, skip=skip)

@@ -203,10 +203,14 @@ def test_capturing_between_frames_leaves_what_outlives_them(recorder: Recorder) 
     """Features kept for frames to come: were a warm-up to overwrite them, short passes would paint something else."""
     settings = {"reuse": {"every": 4, "cut": 0, "frames": 8}, "steps": 4, "strength": 0.9}
     with stream(**settings) as plain, stream(**settings, graphs="on") as taped:
-        for n in range(4):
+        for n in range(5):
+            for bench in (plain, taped):
+                if n == 1:
+                    bench.new_epoch()  # so that there is a full pass that is wanted, and short ones after it
             found = [bench(skeleton(), carry=Latent(torch.full((1, 4, 8, 8), float(n)))) for bench in (plain, taped)]
             assert same(*found), n
-            assert not settle(taped)
+            settle(taped)
+        assert ready(taped) == 3  # full, short, decoder
 
 
 def test_lora_weights_move_in_place(recorder: Recorder, tmp_path: Path) -> None:
@@ -360,3 +364,60 @@ def test_by_default_the_host_captures_nothing() -> None:
         bench(skeleton())
         assert bench.operator._loop.graphs is None
         assert not bench.operator.idle()
+
+
+def test_references_arrive_in_place_and_other_numbers_of_tokens_are_captured_anew(recorder: Recorder, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+    from diffusion_adapters import ip_adapter
+    from diffusion_checkpoints import checkpoints
+
+    from operators.diffusion.reference import Reference
+
+    path = ip_adapter(tmp_path / "ip.safetensors", UNet2DConditionModel.from_pretrained(f"{checkpoints().model}/unet"), "base")
+    settings = {"ip_adapters": [{"model": str(path), "scale": 0.8}]}
+
+    def reference(bench: Any, seed: int, pictures: int = 1) -> list[Any]:
+        dice = torch.Generator().manual_seed(seed)
+        width = bench.operator._looks.layers[0].to_k[0].shape[1]
+        rows = [torch.randn(pictures, 4, width, generator=dice) for _ in range(2)]
+        return [Reference(*rows, bench.operator._looks.marks[0])]
+
+    with stream(**settings) as plain, stream(**settings, graphs="on") as taped:
+
+        def both(seed: int, pictures: int = 1, **changes: Any) -> Any:
+            found = []
+            for bench in (plain, taped):
+                bench.set(**changes)
+                found.append(bench(skeleton(), reference=reference(bench, seed, pictures) if seed else None))
+            assert same(*found)
+            return found[1]
+
+        first = both(1)
+        settle(taped)
+        captures, replays = len(recorder.tapes), recorder.replays
+        assert not same(both(2), first)
+        assert not same(both(2, reference_scale=0.2), both(2, reference_scale=2.0))
+        assert len(recorder.tapes) == captures
+        assert recorder.replays > replays
+        replays = recorder.replays
+        both(3, pictures=2)  # eight tokens lie elsewhere than four
+        assert recorder.replays == replays + 1  # the decoder
+        settle(taped)
+        assert len(recorder.tapes) == captures + 1
+        both(4, pictures=2)
+        both(5, pictures=1)  # and four lie elsewhere again
+        settle(taped)
+        both(6, pictures=1)
+        both(0)  # nobody is looked at: another course
+        settle(taped)
+        both(0)
+        both(7)
+
+
+def test_attention_that_remembers_is_not_captured_and_says_so_once(recorder: Recorder) -> None:
+    with stream(remember={}) as plain, stream(remember={}, graphs="on") as taped:
+        for n in range(3):
+            assert same(plain(skeleton(n)), taped(skeleton(n)))
+            settle(taped)
+        assert not recorder.tapes
+        assert len(events(taped, "graph_failed")) == 1
