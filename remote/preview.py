@@ -34,9 +34,11 @@ _in_use: set[str] = set()
 
 
 class Preview(Carrier):
-    """The preview page along with a run. `web`: HOST:PORT, "" for the default; `of`: outputs to show, the first one first."""
+    """The preview page along with a run. `web`: HOST:PORT, "" for the default; `of`: outputs to show, the first one first; `origins`: of other
+    pages that may embed it and use its WebSocket, with the token."""
 
-    def __init__(self, web: str = "", *, insecure: bool = False, of: Iterable[str] = ()) -> None:
+    def __init__(self, web: str = "", *, insecure: bool = False, of: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        from remote.guard import origin_of
         from remote.web import Address
 
         self.address = Address.parse(web) if web else Address()
@@ -45,6 +47,11 @@ class Preview(Carrier):
                 f"{web} can be reached from other machines, and what travels to the preview is not encrypted",
                 fix="listen on 127.0.0.1 and tunnel to it (ssh -L 8060:127.0.0.1:8060 HOST), or add --insecure",
             )
+        try:
+            self.origins = tuple(origin_of(origin) for origin in origins)
+        except ValueError as error:
+            fix = "write it exactly, as http://127.0.0.1:9000 or https://studio.example; a page in a local file has none"
+            raise UsageError(f"--web-origin: {error}", fix=fix) from None
         self.token = _token()
         self.of = tuple(of)
         # The same in every run, so that a plan's hash is; another one only beside a preview in the same process.
@@ -63,7 +70,7 @@ class Preview(Carrier):
 
         self.verbs = Verbs(session)
         self.stage = Stage(session, self.verbs, self.prefix)
-        self.server = WebServer(self.stage, self.token, self.address)
+        self.server = WebServer(self.stage, self.token, self.address, origins=self.origins)
         self.server.start()
         announce(self.server)
 

@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -111,12 +111,12 @@ class Address:
 class WebServer:
     """Serves a stage. Use: `url = server.start()` … `server.stop()`."""
 
-    def __init__(self, stage: Stage, token: str, address: Address | None = None) -> None:
+    def __init__(self, stage: Stage, token: str, address: Address | None = None, *, origins: Iterable[str] = ()) -> None:
         self.stage, self.token, self.address = stage, token, address or Address()
         self._socket = self.address.listen()
         self.port: int = self._socket.getsockname()[1]
         self._site = Site(stage, self.port, token)
-        guard = Guard(Caught(self._site.app, stage), token=token, host=self.address.host, port=self.port)
+        guard = Guard(Caught(self._site.app, stage), token=token, host=self.address.host, port=self.port, origins=origins)
         config = Config(
             guard, loop="asyncio", http="h11", ws=_WebSocket, ws_max_size=MESSAGE_BYTES, ws_per_message_deflate=False, ws_ping_interval=10.0,
             ws_ping_timeout=20.0, lifespan="off", log_config=None, log_level="critical", access_log=False, proxy_headers=False,

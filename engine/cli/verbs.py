@@ -67,6 +67,10 @@ def run(
         list[str] | None, typer.Option("--preview-of", metavar="NODE.OUTPUT", help="What it shows first; may be repeated.", show_default=False)
     ] = None,
     web: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve it; turns --preview on.", show_default=False)] = None,
+    web_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Pages from there may embed the preview, with its token; exact, repeatable.", show_default=False),
+    ] = None,
     control: Annotated[
         str | None, typer.Option(metavar="ENDPOINT", help="Take control requests here: a port, HOST:PORT, or ipc://FILE.", show_default=False)
     ] = None,
@@ -100,10 +104,10 @@ def run(
         from remote.report.collect import Report
 
         attachments.append(Report(report_to))
-    if preview or preview_of or web is not None:
+    if preview or preview_of or web_origin or web is not None:
         from remote.preview import Preview
 
-        attachments.append(Preview(web or "", insecure=insecure, of=preview_of or ()))
+        attachments.append(Preview(web or "", insecure=insecure, of=preview_of or (), origins=web_origin or ()))
     if control is not None or control_key is not None:
         from engine.cli.report import say
         from remote.server import ENDPOINT, Control

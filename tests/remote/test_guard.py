@@ -9,7 +9,9 @@ import pytest
 from shown import Shown, Socket, film, shown
 from websockets.exceptions import InvalidStatus
 
+from engine.errors import UsageError
 from remote.guard import Guard
+from remote.preview import Preview
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,74 @@ def test_the_page_names_no_other_host(run: Shown) -> None:
         hosts = set(re.findall(rb"(?:https?|wss?)://([^/\s\"'`$]+)", data)) - {b"www.w3.org"}  # the name of a namespace, never fetched
         assert not hosts, f"{name} names {hosts}"
         assert run.read("/" if name == "index.html" else f"/{name}")[1] == data
+
+
+FRIEND = "http://127.0.0.1:9000"
+
+
+@pytest.fixture(scope="module")
+def open_to() -> Iterator[Shown]:
+    """A preview that named one other origin, and one more that nobody uses."""
+    with shown(film(fps=5), origins=["HTTPS://Studio.Example:443/", FRIEND]) as going:
+        yield going
+
+
+@pytest.mark.parametrize(("origin", "status"), [
+    (FRIEND, 200), ("https://studio.example", 200), ("http://127.0.0.1:9001", 403), ("https://127.0.0.1:9000", 403), ("*", 403), ("", 403),
+    ("http://studio.example", 403), ("https://evil.studio.example", 403), ("https://studio.example.evil", 403), ("null", 403),
+    (FRIEND + "/", 403), ("HTTP://127.0.0.1:9000", 403),
+])  # fmt: skip
+def test_pages_of_named_origins_are_answered_and_of_no_others(open_to: Shown, run: Shown, origin: str, status: int) -> None:
+    answer = open_to.read("/graph.json", Origin=origin, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="cors")
+    assert answer[0] == status
+    assert answer[2]["access-control-allow-origin"] == (origin if status == 200 else None)
+    assert run.read("/graph.json", Origin=origin)[0] == 403  # where nobody was named
+    if status == 200:
+        with open_to.socket(origin=origin) as socket:
+            assert Socket(socket).ask("clock")["kind"] == "answer"
+    else:
+        assert denied(open_to, origin=origin) == 403
+
+
+def test_a_named_origin_needs_the_token_too_and_may_not_use_the_cookie(open_to: Shown) -> None:
+    cookie = {"Cookie": f"afterimage-{open_to.port}={open_to.token}"}
+    assert open_to.read("/graph.json", token=False, Origin=FRIEND)[0] == 401
+    assert open_to.read("/graph.json", token=False, Origin=FRIEND, **cookie)[0] == 401
+    assert denied(open_to, token="", origin=FRIEND, additional_headers=cookie) == 401
+    assert open_to.read(f"/graph.json?token={open_to.token}", token=False, Origin=FRIEND)[0] == 200
+    own = f"http://127.0.0.1:{open_to.port}"
+    with open_to.socket(token="", additional_headers=cookie, origin=own) as socket:
+        assert Socket(socket).ask("clock")["kind"] == "answer"
+
+
+def test_a_picture_that_a_named_page_embeds_is_known_by_its_referer(open_to: Shown) -> None:
+    embedded = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"}
+    others = ("http://127.0.0.1:9001/", FRIEND + "1/", "", "null")
+    for referer, status in ((FRIEND + "/a/page.html?x=1", 200), (FRIEND, 200), *((other, 403) for other in others)):
+        answer = open_to.read(f"/healthz?token={open_to.token}", token=False, Referer=referer, **embedded)
+        assert answer[0] == status, referer
+        assert (answer[2]["cross-origin-resource-policy"] == "cross-origin") == (status == 200)
+    assert open_to.read("/healthz", token=False, Referer=FRIEND, host="evil.example:80", **embedded)[0] == 403
+
+
+def test_a_named_page_may_ask_beforehand_and_may_frame(open_to: Shown, run: Shown) -> None:
+    asked = {"Origin": FRIEND, "Access_Control_Request_Method": "GET", "Access_Control_Request_Headers": "authorization"}
+    status, _, headers = open_to.read("/graph.json", token=False, method="OPTIONS", **asked)
+    assert (status, headers["access-control-allow-origin"], headers["access-control-allow-headers"]) == (204, FRIEND, "authorization")
+    assert open_to.read("/graph.json", token=False, method="OPTIONS", **{**asked, "Access_Control_Request_Method": "POST"})[0] == 403
+    assert open_to.read("/graph.json", token=False, method="OPTIONS", host="evil.example:80", **asked)[0] == 403
+    assert run.read("/graph.json", token=False, method="OPTIONS", **asked)[0] == 403
+    headers = open_to.read("/")[2]
+    assert "frame-ancestors http://127.0.0.1:9000 https://studio.example" in headers["content-security-policy"]
+    assert headers["x-frame-options"] is None
+    assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "studio.example", "file:///page.html", "https://*.example", "https://a.example/path", "https://u@a.example",
+                                    "https://", "https://a.example:99999", "ftp://a.example"])  # fmt: skip
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(UsageError, match=r"is no origin|out of range"):
+        Preview("127.0.0.1:0", origins=[origin])
 
 
 @pytest.mark.parametrize(("bound", "host", "me"), [
