@@ -64,7 +64,7 @@ class Batches(Painter):
                 fix='write guidance = "rcfg-self" or "cfg"',
             )
         for name in ("flow", "remember"):
-            if getattr(self, name, None):
+            if getattr(self, name, None) is not None:
                 why = f"it goes from one frame to the next, and those of {what} do not see each other"
                 raise UsageError(f"{name}: {why}", fix=f"leave {name} out")
 
