@@ -57,10 +57,10 @@ class Phase:
 
 
 PHASES = (
-    Phase("0 ceilings", 25, "ceilings", "ceilings"), Phase("1 networks", 25, "ceilings", "networks"),
-    Phase("2 modules", 100, "modules", "modules"), Phase("3 compiled", 120, "modules", "compiled", apart=True),
-    Phase("4 frames", 110, "frames", "frames"), Phase("5 beside", 60, "beside", "beside"), Phase("6 capped", 40, "capped", "capped"),
-    Phase("7 eighth", 40, "eighth", "eighth", apart=True),
+    Phase("0 ceilings", 20, "ceilings", "ceilings"), Phase("1 networks", 20, "ceilings", "networks"),
+    Phase("2 modules", 80, "modules", "modules"), Phase("3 compiled", 80, "modules", "compiled", apart=True),
+    Phase("4 frames", 150, "frames", "frames"), Phase("5 beside", 45, "beside", "beside"), Phase("6 capped", 100, "capped", "capped"),
+    Phase("7 eighth", 45, "eighth", "eighth", apart=True),
 )  # fmt: skip
 
 

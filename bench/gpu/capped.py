@@ -43,7 +43,7 @@ def preset(lab: Lab, made: Nets, name: str, *, frames: int, cap: int | None = No
     plan = compile(graph)
     ops = {node.name: node for node in plan.nodes}
     kinds = stand_ins(lab, made)
-    missing = {node.op for node in plan.nodes} - set(kinds) - {"pose.draw", "metric.identity"}
+    missing = {node.op for node in plan.nodes} - set(kinds) - {"pose.draw", "image.pick"}
     if missing:
         raise Skipped(f"{name} has operators that nothing stands in for: {sorted(missing)}")
     if cap is not None and lab.cuda:
@@ -94,8 +94,9 @@ def stand_ins(lab: Lab, made: Nets) -> dict[str, Any]:
         params = {name: value for name, value in node.params.items() if name not in FILES}
         return paint.given(lab, made, len(params.get("controlnets") or []))(**params)
 
+    camera, tokens = 24.0 if lab.tiny else 120.0, 2 if lab.tiny else 48
     idle = {op: (lambda node: Idle()) for op in ("sink.video", "sink.images", "diffusion.snapshot")}
     return idle | {
-        "diffusion.reference": lambda node: Look(), "source.video": lambda node: Camera(made.side, 24.0 if lab.tiny else 120.0), "pose.mediapipe": lambda node: Body(Tracked),
-        "diffusion.stream": painter, "vlm.refine": lambda node: Remark(Refined, lab.tiny, 500, 2 if lab.tiny else 48),
+        "source.video": lambda node: Camera(made.side, camera), "pose.mediapipe": lambda node: Body(Tracked), "diffusion.stream": painter,
+        "diffusion.reference": lambda node: Look(lab.tiny), "vlm.refine": lambda node: Remark(Refined, lab.tiny, 500, tokens),
     }  # fmt: skip

@@ -134,11 +134,42 @@ class Idle(Operator):
 
 
 class Look(Operator):
-    """Stands in for `diffusion.reference`: a reference of nothing, which networks without an IP-Adapter do not look at."""
+    """Stands in for `diffusion.reference`: an image encoder of full size (CLIP ViT-H/14) looks, and the reference is of nothing, since random
+    networks have no IP-Adapter to read it."""
+
+    def __init__(self, tiny: bool) -> None:
+        self.tiny = tiny
+
+    def open(self, site: Site) -> None:
+        super().open(site)
+        import torch
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        shape = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16, "patch_size": 14}
+        if self.tiny:
+            shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 56}
+        dtype = torch.float16 if site.device.startswith("cuda") else torch.float32
+        with torch.device(site.device):
+            self.network = CLIPVisionModelWithProjection(CLIPVisionConfig(**shape)).to(dtype).eval().requires_grad_(False)
+            self.seen = torch.randn(1, 3, 224, 224).to(dtype)
 
     def __call__(self, image: list[Image]) -> Any:
         import numpy as np
+        import torch
 
         from operators.diffusion.reference import Reference
 
+        with torch.inference_mode():
+            self.network(self.seen)
         return Reference(np.zeros((1, 4, 8), np.float32), np.zeros((1, 4, 8), np.float32), "")
+
+
+class Clocked(Operator):
+    """Stands in for a sink: when each picture came, and how old it was (ns)."""
+
+    def __init__(self) -> None:
+        self.came: list[tuple[int, int]] = []
+
+    def __call__(self, image: Image) -> None:
+        now = self.site.clock.now()
+        self.came.append((now, now - self.site.born))

@@ -2,7 +2,7 @@
 
     A   diffusers' __call__                         A2  the same, its networks compiled in parts
     B   StreamDiffusion                             B2  the same, its UNet behind a CUDA graph
-    C   ours, eager                                 D   ours, the loop's passes as CUDA graphs
+    C   ours, eager                                 D   ours, its passes as CUDA graphs (D2: compiled too)
     E   D in a session: lanes overlap               F   D with deep features reused
     G   D with a batch of steps or of frames
 
@@ -22,7 +22,7 @@ from bench.gpu.ceilings import networks
 from bench.gpu.lab import Lab, Late
 from bench.gpu.modules import compile_parts
 from bench.gpu.nets import Nets
-from bench.gpu.options import BATCHES, GRAPHS, REUSES, chosen, wished
+from bench.gpu.options import BATCHES, COMPILED, GRAPHS, REUSES, chosen, wished
 
 
 def frames(lab: Lab) -> None:
@@ -43,11 +43,14 @@ def frames(lab: Lab) -> None:
         for label, more in REUSES.items():
             if config.executed >= 4 and config.control:
                 lab.attempt(f"{name}.F {label}", lambda c=config, m=more: alone(lab, made, c, seconds=2.0, **wished(GRAPHS), **chosen(m)))
-        for label, more in BATCHES.items():
-            if config.indices:
-                lab.attempt(f"{name}.G {label}", lambda c=config, m=more: batched(lab, made, c, m))
+        for label, (batch, more) in BATCHES.items():
+            if config.indices and (config.executed > 1 or not more["batching"]):
+                lab.attempt(f"{name}.G {label}", lambda c=config, b=batch, m=more: batched(lab, made, c, b, m))
         ratios(lab, name)
-    if not lab.tiny:
+    if lab.cuda and not lab.tiny:
+        for name in ("c: 1 step, ControlNet", "b: 4 LCM steps, ControlNet"):
+            more = {**wished(GRAPHS), **chosen(COMPILED)}
+            lab.attempt(f"{name}.D2 ours, graphs, compiled", lambda c=configs[name], m=more: alone(lab, made, c, seconds=2.0, **m))
         for name in ("b: 4 LCM steps, ControlNet", "c: 1 step, ControlNet", "a: 15 steps, cfg, ControlNet"):
             if lab.left < 25:
                 raise Late(name)
@@ -58,20 +61,20 @@ def frames(lab: Lab) -> None:
 
 def basics(lab: Lab, made: Nets, config: paint.Config) -> dict[str, Callable[[], Any]]:
     """What every configuration is measured by."""
-    count = 4 if lab.tiny else max(24, min(240, 900 // config.executed))
+    count = 8 if lab.tiny else max(60, min(400, 1200 // config.executed))
     return {
         "A diffusers": lambda: theirs(lab, paint.pipeline(lab, made, config)),
+        "E ours, in a session": lambda: paint.in_session(lab, made, config, count, **wished(GRAPHS)),
         "B StreamDiffusion": lambda: theirs(lab, paint.streamed(lab, made, config), late=config.executed - 1),
+        "D ours, graphs": lambda: alone(lab, made, config, **chosen(GRAPHS)),
         "B2 StreamDiffusion, graph": lambda: theirs(
             lab, paint.streamed(lab, made, config, paint.graphed_unet(lab, made)), late=config.executed - 1
         ),
         "C ours, eager": lambda: alone(lab, made, config, **chosen(GRAPHS, off=True)),
-        "D ours, graphs": lambda: alone(lab, made, config, **chosen(GRAPHS)),
-        "E ours, in a session": lambda: paint.in_session(lab, made, config, count, **wished(GRAPHS)),
     }
 
 
-def alone(lab: Lab, made: Nets, config: paint.Config, *, seconds: float = 3.0, **more: Any) -> dict[str, float]:
+def alone(lab: Lab, made: Nets, config: paint.Config, *, seconds: float = 2.0, **more: Any) -> dict[str, float]:
     """Our frames one after another."""
     with paint.ours(lab, made, config, **more) as frame:
         settle(lab, frame)
@@ -89,16 +92,16 @@ def settle(lab: Lab, frame: Callable[[int], Any]) -> None:
         lab.sync()
 
 
-def batched(lab: Lab, made: Nets, config: paint.Config, more: dict[str, Any]) -> dict[str, float]:
-    """Rows of several steps or frames in one pass; a picture comes later by what `late` says."""
-    found = alone(lab, made, config, seconds=2.0, **wished(GRAPHS), **chosen(more))
-    return {**found, "late_frames": config.executed - 1}
+def batched(lab: Lab, made: Nets, config: paint.Config, batch: int, more: dict[str, Any]) -> dict[str, float]:
+    """Rows of several steps or frames in one pass, in a session; what that costs in latency is in the ages."""
+    count = 4 * batch if lab.tiny else max(96, min(400, 2000 // config.executed))
+    return paint.in_session(lab, made, config, count, batch, **wished(GRAPHS), **chosen(more))
 
 
 def theirs(lab: Lab, frame: Callable[[int], Any], late: int = 0) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = lab.frames(frame, seconds=3.0)
+        found = lab.frames(frame, seconds=2.0)
     return {**found, "late_frames": late} if late else found
 
 

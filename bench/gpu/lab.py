@@ -77,7 +77,8 @@ class Lab:
         except Skipped as why:
             self.note(key, {"skipped": str(why)})
         except Exception as error:  # a bench says what failed and measures the rest
-            self.note(key, {"failed": f"{type(error).__name__}: {error}"[:400]})
+            missing = type(error).__name__ == "MissingError"  # a package or model that is not here
+            self.note(key, {"skipped" if missing else "failed": f"{type(error).__name__}: {error}"[:400]})
         else:
             if found is not None:
                 self.note(key, found)

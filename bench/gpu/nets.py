@@ -48,7 +48,7 @@ def blank(make: Callable[[], Any], device: str, dtype: Any, seed: int) -> Any:
 
     with torch.device("meta"):
         module = make()
-    module = module.to(dtype).to_empty(device=device)
+    module = torch.nn.Module.to(module, dtype).to_empty(device=device)  # past the remarks of diffusers about parts that none of these have
     dice = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -9,14 +9,19 @@ from collections.abc import Mapping
 from typing import Any
 
 # parameter: (on, off)
-GRAPHS: dict[str, tuple[Any, Any]] = {"graphs": (True, False)}
+GRAPHS: dict[str, tuple[Any, Any]] = {"graphs": ("auto", "off")}
 REUSES: dict[str, dict[str, Any]] = {
     "reuse 2, cut 1": {"reuse": {"every": 2, "cut": 1}},
     "reuse 3, cut 1": {"reuse": {"every": 3, "cut": 1}},
     "reuse 3, cut 0": {"reuse": {"every": 3, "cut": 0}},
     "reuse 5, cut 1": {"reuse": {"every": 5, "cut": 1}},
+    "reuse 3, cut 1, 4 frames": {"reuse": {"every": 3, "cut": 1, "frames": 4, "motion": 1.0}},
 }
-BATCHES: dict[str, dict[str, Any]] = {"stream batch": {"stream_batch": True}}
+# frames or rows of one pass, and the parameters
+BATCHES: dict[str, tuple[int, dict[str, Any]]] = {
+    "stream batch": (4, {"batching": {"stream": True}}), "frame batch 4": (4, {"batching": {}}), "frame batch 8": (8, {"batching": {}}),
+}
+COMPILED: dict[str, Any] = {"compile": "blocks"}
 
 
 def chosen(wish: Mapping[str, Any], *, off: bool = False) -> dict[str, Any]:
@@ -41,7 +46,10 @@ def wished(wish: Mapping[str, Any]) -> dict[str, Any]:
     return chosen({name: value for name, value in wish.items() if known(name) is not None})
 
 
-EIGHTS: dict[str, dict[str, Any]] = {"weights kept in fp8": {"weights": "fp8"}}
+EIGHTS: dict[str, dict[str, Any]] = {
+    "kept in 8-bit floats": {"placement": {"unet": "fp8", "controlnets": "fp8"}}, "moved in layer by layer": {"placement": {"unet": "group"}},
+    "quantised to 8 bits": {"quantise": {"bits": 8}},
+}
 
 
 def presets() -> dict[str, str]:
