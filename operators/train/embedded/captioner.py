@@ -62,7 +62,7 @@ def build_captioner(s: Settings) -> Any:
     names = [f"{name}={option}" for name, options in CHOICES.items() for option in options]
     config = ResNetConfig(
         embedding_size=32, hidden_sizes=list(s.caption_widths), depths=[1] * len(s.caption_widths), layer_type="basic",
-        id2label=dict(enumerate(names)), label2id={name: n for n, name in enumerate(names)},
+        image_size=s.caption_size, id2label=dict(enumerate(names)), label2id={name: n for n, name in enumerate(names)},
     )  # fmt: skip
     return ResNetForImageClassification(config)
 

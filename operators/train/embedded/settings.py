@@ -42,7 +42,7 @@ class Settings:
     unet256_lr: float = 2e-3
     compile: bool = False
     # captioner
-    caption_size: int = 128
+    caption_size: int = 160  # hair is a few pixels of a whole figure at 128
     caption_widths: tuple[int, ...] = (32, 48, 72, 104)
     captioner_steps: int = 14000
     captioner_batch: int = 32
