@@ -181,7 +181,7 @@ def way_of(how: str, size: Sizes, often: float, factor: int = 1, backend: str = 
         case "group":
             return Way(how, stays=rest, visits=min(LARGEST, HALF * layers), cost_ms=1e3 * often * HALF * layers / BUS, says=SAYS[how])
     bits = int(how.removeprefix("int"))
-    backend = backend if backend != "auto" else next(iter(quantise.installed(bits)), "torchao" if bits == 8 else "quanto")
+    backend = backend if backend != "auto" else next(iter(quantise.installed(bits)), "torchao" if bits == 8 else "bitsandbytes")
     packed = quantise.bytes_of(backend, bits, linear=size.linear, conv=size.conv, rest=size.total - layers)
     return Way(how, stays=packed, cost_ms=widen, says=f"{SAYS[how]} by {backend}")
 

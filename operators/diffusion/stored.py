@@ -31,15 +31,17 @@ def store_on_host(module: Any, device: torch.device) -> None:
     """Keep these weights in the memory of the host, pinned where `device` can read it directly, and everything else on `device`."""
     import torch
 
-    weights = []
+    away = set()
     for layer in _layers(module):
         weight = layer.weight.data.to("cpu")
         layer.weight = torch.nn.Parameter(weight.pin_memory() if device.type == "cuda" else weight, requires_grad=False)
-        weights.append(layer.weight)
-    away = {id(weight) for weight in weights}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if id(tensor) not in away:
-            tensor.data = tensor.data.to(device)
+        away.add(id(layer.weight))
+    for inner in module.modules():
+        for name, parameter in inner._parameters.items():
+            if parameter is not None and id(parameter) not in away:
+                inner._parameters[name] = torch.nn.Parameter(parameter.data.to(device), requires_grad=False)
+        for name, buffer in inner._buffers.items():
+            inner._buffers[name] = None if buffer is None else buffer.to(device)
 
 
 def _layers(module: Any) -> Iterator[Any]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = {"torchao": ("torchao", "torchao"), "quanto": ("optimum.quanto", "optimum-quanto"), "bitsandbytes": ("bitsandbytes", "bitsandbytes")}
-FOUR = ("quanto", "bitsandbytes")  # those that go down to four bits for every layer
+FOUR = ("bitsandbytes",)  # those that go down to four bits with what is in their package: quanto compiles its code for that when it is used
 CONVOLUTIONS = ("quanto",)  # those that quantise convolutions too
-GROUP = {"quanto": 128, "bitsandbytes": 64}  # numbers that share a scale, in four bits
+GROUP = 64  # numbers that share a scale, in four bits
 
 
 def installed(bits: int = 8, device: str = "cuda") -> list[str]:
@@ -43,11 +43,11 @@ def choose(backend: str, bits: int, device: str) -> str:
     if backend == "auto":
         there = installed(bits, device)
         if not there:
-            package = "torchao" if bits == 8 else PACKAGES[FOUR[0]][1]
+            package = "torchao" if bits == 8 else f"{FOUR[0]} (it needs a CUDA device)"
             raise MissingError(f"quantise: no library for {bits} bits is installed", fix=f"pip install {package}")
         return there[0]
     if bits == 4 and backend not in FOUR:
-        raise UsageError(f"quantise: {backend} quantises to 8 bits here, 4 were asked for", fix=f'backend = "{FOUR[0]}", or bits = 8')
+        raise UsageError(f"quantise: {backend} quantises to 8 bits here, 4 were asked for", fix='bits = 8, or on CUDA backend = "bitsandbytes"')
     if backend == "bitsandbytes" and not device.startswith("cuda"):
         raise DeviceError(f"quantise: bitsandbytes needs a CUDA device, found {device}", fix='backend = "torchao" or "quanto"')
     if backend not in installed(bits, device):
@@ -58,7 +58,7 @@ def choose(backend: str, bits: int, device: str) -> str:
 def bytes_of(backend: str, bits: int, *, linear: int, conv: int, rest: int) -> int:
     """Bytes of a module of so many numbers in half precision once it is quantised: `rest` are in neither kind of layer. Scales are counted."""
     packed = linear + (conv if backend in CONVOLUTIONS else 0)
-    scales = 4 * packed // GROUP[backend] if bits == 4 else packed // 256
+    scales = 4 * packed // GROUP if bits == 4 else packed // 256
     return packed * bits // 8 + scales + 2 * (rest + linear + conv - packed)
 
 
@@ -69,7 +69,7 @@ def quantise(module: Any, backend: str, bits: int, keep: Callable[[str], Any]) -
     kinds = (torch.nn.Linear, torch.nn.Conv2d) if backend in CONVOLUTIONS else (torch.nn.Linear,)
     layers = {name: layer for name, layer in module.named_modules() if type(layer) in kinds and not keep(name)}
     if bits == 4:  # a row must divide into groups
-        layers = {name: layer for name, layer in layers.items() if layer.weight[0].numel() % GROUP[backend] == 0}
+        layers = {name: layer for name, layer in layers.items() if layer.weight[0].numel() % GROUP == 0}
     if not layers:
         raise UsageError(f"quantise: {type(module).__name__} has no layer that {backend} can take to {bits} bits", fix="leave this part out")
     with warnings.catch_warnings():
@@ -87,7 +87,7 @@ def _torchao(module: Any, layers: dict[str, Any], bits: int) -> None:
 def _quanto(module: Any, layers: dict[str, Any], bits: int) -> None:
     from optimum import quanto
 
-    quanto.quantize(module, weights=quanto.qint8 if bits == 8 else quanto.qint4, include=list(layers))
+    quanto.quantize(module, weights=quanto.qint8, include=list(layers))
     quanto.freeze(module)
 
 

@@ -46,6 +46,6 @@ def outlook(asked: Asked) -> Outlook:
 
 
 def _packed(size: Sizes, backend: str, bits: int) -> Way:
-    name = backend if backend != "auto" else next(iter(quantise.installed(bits)), "torchao" if bits == 8 else "quanto")
+    name = backend if backend != "auto" else next(iter(quantise.installed(bits)), "torchao" if bits == 8 else "bitsandbytes")
     stays = quantise.bytes_of(name, bits, linear=size.linear, conv=size.conv, rest=size.total - size.linear - size.conv)
     return Way(f"int{bits}", stays=stays, cost_ms=1.0, says=f"quantised to {bits} bits by {name}")
