@@ -80,6 +80,42 @@ def test_what_is_in_the_package(installed: Path) -> None:
     assert "examples" not in there
 
 
+GOLDEN = """
+import json, pathlib, struct, sys
+from afterimage_client import plain, wire
+folder = pathlib.Path(sys.argv[1])
+def taken(name):
+    data = (folder / name).read_bytes()
+    (count,), at, parts = struct.unpack_from("<I", data), 4, []
+    for _ in range(count):
+        (size,) = struct.unpack_from("<I", data, at)
+        parts.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    try:
+        header, payload = wire.decode(parts)
+        if getattr(header, "enc", "") == "msgpack":
+            plain.read(header, payload)
+    except wire.WireError:
+        return False
+    return True
+index = json.loads((folder / "index.json").read_text("utf-8"))
+told = {kind: [taken(entry["file"]) for entry in index[kind]] for kind in ("messages", "refused")}
+print(json.dumps({**told, "file": wire.__file__}))
+"""
+
+
+def test_the_installed_client_reads_the_recorded_messages_and_refuses_the_others(installed: Path, tmp_path: Path) -> None:
+    args = [sys.executable, *without_the_engine(), GOLDEN, str(ROOT / "bindings/golden")]
+    done = subprocess.run(args, capture_output=True, text=True, env=alone(installed), cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert Path(told["file"]).is_relative_to(installed)
+    assert len(told["messages"]) > 15
+    assert all(told["messages"])
+    assert len(told["refused"]) > 15
+    assert not any(told["refused"])
+
+
 def test_the_watcher(installed: Path, tmp_path: Path) -> None:
     """`python -m afterimage_client URL` tells how it stands once a second."""
     with Publisher() as publisher:

@@ -5,7 +5,10 @@
  *   probe fuzz SEED COUNT FILE...               COUNT mutations of each; ends with 0 where nothing was undefined (built with sanitizers)
  *   probe observe ENDPOINT STREAM QUEUE COUNT   frames, until the end of the run or COUNT (0: no limit)
  *   probe control ENDPOINT PATH VALUE           get, set, wait, ramp, get
- *   probe refused ENDPOINT PATH                 a set that must be refused */
+ *   probe refused ENDPOINT PATH                 a set that must be refused
+ *   probe last ENDPOINT PATH COUNT              so many sets without waiting for an answer, then the end
+ *   probe release ENDPOINT PATH                 a knob given back, then all of them
+ * AFT_SERVER_KEY, AFT_PUBLIC_KEY and AFT_SECRET_KEY in the environment are used where they are there; AFT_PATIENCE is how many ms observe waits. */
 #define AFTERIMAGE_IMPLEMENTATION
 static unsigned long allocations;
 #define AFT_MALLOC(size) (allocations++, malloc(size))
@@ -252,6 +255,14 @@ static int fuzz(int count, const char *seed, char **files) {
     return 0;
 }
 
+static const aft_curve *keys(void) {
+    static aft_curve curve;
+    curve.server_key = getenv("AFT_SERVER_KEY");
+    curve.public_key = getenv("AFT_PUBLIC_KEY");
+    curve.secret_key = getenv("AFT_SECRET_KEY");
+    return curve.server_key ? &curve : NULL;
+}
+
 static int observe(const char *endpoint, const char *stream, int queue, long most) {
     aft_options options = {0};
     aft_error error;
@@ -263,12 +274,13 @@ static int observe(const char *endpoint, const char *stream, int queue, long mos
     aft_subscriber *s;
     options.stream = stream;
     options.queue = queue;
+    options.curve = keys();
     s = aft_subscribe(endpoint, &options, &error);
     if (!s) {
         fprintf(stderr, "%s\n", error.message);
         return 1;
     }
-    while ((code = aft_next(s, &frame, 60000)) == AFT_OK) {
+    while ((code = aft_next(s, &frame, getenv("AFT_PATIENCE") ? atoi(getenv("AFT_PATIENCE")) : 60000)) == AFT_OK) {
         size_t bytes = 0;
         const unsigned char *data = (const unsigned char *)aft_data(s, &frame, &bytes);
         if (!settled) settled = allocations;
@@ -333,7 +345,7 @@ static void got(aft_control *c, const char *path) {
 
 static int control(const char *endpoint, const char *path, const char *given) {
     aft_error error;
-    aft_control *c = aft_control_open(endpoint, NULL, &error);
+    aft_control *c = aft_control_open(endpoint, keys(), &error);
     aft_receipt set, ramp, reset;
     aft_change change = change_of(path, given);
     aft_reader hello;
@@ -369,6 +381,28 @@ static int refused(const char *endpoint, const char *path) {
     return 0;
 }
 
+static int last(const char *endpoint, const char *path, int count) {
+    aft_control *c = aft_control_open(endpoint, keys(), NULL);
+    int i;
+    if (!c) return 1;
+    for (i = 0; i < count; i++) {
+        aft_change change = aft_int(path, i);
+        aft_set(c, &change, 1, NULL, 0);
+    }
+    aft_control_close(c);
+    return 0;
+}
+
+static int release(const char *endpoint, const char *path) {
+    aft_control *c = aft_control_open(endpoint, keys(), NULL);
+    aft_receipt receipt;
+    if (!c) return 1;
+    told("one", aft_release(c, path, &receipt, 5000), &receipt);
+    told("all", aft_release(c, NULL, &receipt, 5000), &receipt);
+    aft_control_close(c);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     int i;
     if (argc >= 3 && !strcmp(argv[1], "decode")) {
@@ -387,6 +421,8 @@ int main(int argc, char **argv) {
     if (argc == 6 && !strcmp(argv[1], "observe")) return observe(argv[2], argv[3], atoi(argv[4]), atol(argv[5]));
     if (argc == 5 && !strcmp(argv[1], "control")) return control(argv[2], argv[3], argv[4]);
     if (argc == 4 && !strcmp(argv[1], "refused")) return refused(argv[2], argv[3]);
+    if (argc == 5 && !strcmp(argv[1], "last")) return last(argv[2], argv[3], atoi(argv[4]));
+    if (argc == 4 && !strcmp(argv[1], "release")) return release(argv[2], argv[3]);
     fprintf(stderr, "see the top of probe.c\n");
     return 2;
 }

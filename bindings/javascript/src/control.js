@@ -15,6 +15,7 @@ import { Verbs } from "./verbs.js";
 
 export const ENDPOINT = "tcp://127.0.0.1:5570";
 const MESSAGE_BYTES = 1 << 20;
+const LINGER_MS = 1000; // for the last requests to leave
 
 export class Control extends Verbs {
   /** @param {string} [endpoint] @param {ControlOptions} [options] */
@@ -22,7 +23,7 @@ export class Control extends Verbs {
     super((request) => this.#push(request), timeoutMs);
     if (!/^(tcp|ipc):\/\/./.test(endpoint)) throw new AfterimageError(`no endpoint: ${JSON.stringify(endpoint)}. Write tcp://HOST:PORT or ipc://FILE`);
     this.endpoint = endpoint;
-    this.#socket = new zmq.Dealer({ linger: 1000, reconnectInterval: 100, reconnectMaxInterval: 2000, heartbeatInterval: 2000, heartbeatTimeout: 6000 });
+    this.#socket = new zmq.Dealer({ linger: LINGER_MS, reconnectInterval: 100, reconnectMaxInterval: 2000, heartbeatInterval: 2000, heartbeatTimeout: 6000 });
     if (curve) Object.assign(this.#socket, { curveServerKey: curve.serverKey, curvePublicKey: curve.publicKey, curveSecretKey: curve.secretKey });
     if (endpoint.startsWith("tcp://[")) this.#socket.ipv6 = true;
     this.#socket.events.on("disconnect", () => this.lost());
@@ -33,25 +34,26 @@ export class Control extends Verbs {
   #socket;
   /** @type {Uint8Array[]} */
   #queue = [];
-  #sending = false;
+  /** @type {Promise<void> | null} */
+  #sending = null;
+  #closed = false;
 
   /** @param {Record<string, unknown>} request */
   #push(request) {
-    if (this.#socket.closed) throw new ConnectionError("this client is closed");
+    if (this.#closed) throw new ConnectionError("this client is closed");
     const data = encode(request, { ignoreUndefined: true });
     if (data.byteLength > MESSAGE_BYTES) throw new AfterimageError(`a request has at most ${MESSAGE_BYTES} bytes, this one ${data.byteLength}`);
     this.#queue.push(data);
-    if (!this.#sending) this.#drain();
+    this.#sending ??= this.#drain();
   }
 
   async #drain() {
-    this.#sending = true;
     try {
       for (let data = this.#queue.shift(); data; data = this.#queue.shift()) await this.#socket.send(data);
     } catch (error) {
-      if (!this.#socket.closed) this.lost(new ConnectionError(`cannot send: ${/** @type {Error} */ (error).message}`, { cause: error }));
+      if (!this.#closed) this.lost(new ConnectionError(`cannot send: ${/** @type {Error} */ (error).message}`, { cause: error }));
     } finally {
-      this.#sending = false;
+      this.#sending = null;
     }
   }
 
@@ -67,15 +69,26 @@ export class Control extends Verbs {
         this.deliver(message);
       }
     } catch (error) {
-      if (!this.#socket.closed) this.lost(new ConnectionError(`cannot receive: ${/** @type {Error} */ (error).message}`, { cause: error }));
+      if (!this.#closed) this.lost(new ConnectionError(`cannot receive: ${/** @type {Error} */ (error).message}`, { cause: error }));
     }
   }
 
-  /** Let the last requests leave, and end the connection. Open receipts reject. */
+  /** Let the last requests leave, for a second at most, and end the connection. Open receipts reject at once. */
   close() {
-    if (this.#socket.closed) return;
-    this.#socket.close();
+    if (this.#closed) return;
+    this.#closed = true;
     this.lost(new ConnectionError("this client was closed with requests open"));
+    if (this.#sending) this.#leave(this.#sending);
+    else this.#socket.close();
+  }
+
+  /** One message is handed over at a time: what waits behind it would be gone with the socket. @param {Promise<void>} sent */
+  async #leave(sent) {
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    await Promise.race([sent, new Promise((resolve) => (timer = setTimeout(resolve, LINGER_MS)))]);
+    clearTimeout(timer);
+    this.#socket.close();
   }
 
   [Symbol.dispose]() {

@@ -57,7 +57,8 @@ export class Subscriber extends EventEmitter {
     const counters = new SharedArrayBuffer(8 * Object.keys(COUNTERS).length);
     this.#counters = new BigInt64Array(counters);
     const setup = { endpoint, stream, keep: latest ? 1 : queue, maxBytes, counters, follow, curve };
-    this.#worker = new Worker(new URL("./worker.js", import.meta.url), { workerData: { afterimage: setup } });
+    // Without the options of this process: with --input-type, or -e, a worker that is a file does not start.
+    this.#worker = new Worker(new URL("./worker.js", import.meta.url), { workerData: { afterimage: setup }, execArgv: [] });
     this.#worker.on("message", (message) => this.#on(message));
     this.#worker.on("error", (error) => this.#finish(error instanceof Error ? error : new AfterimageError(String(error))));
     this.#worker.on("exit", () => this.#finish(null));

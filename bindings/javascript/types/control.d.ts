@@ -8,7 +8,7 @@ export class Control extends Verbs {
     /** @param {string} [endpoint] @param {ControlOptions} [options] */
     constructor(endpoint?: string, { timeoutMs, curve }?: ControlOptions);
     endpoint: string;
-    /** Let the last requests leave, and end the connection. Open receipts reject. */
+    /** Let the last requests leave, for a second at most, and end the connection. Open receipts reject at once. */
     close(): void;
     [Symbol.dispose](): void;
     #private;
