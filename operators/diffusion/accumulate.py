@@ -38,38 +38,39 @@ def gains(models: Models) -> bool:
     return models.device.type == "cuda" and "GeForce" in torch.cuda.get_device_name(models.device)
 
 
-def choose(wanted: Accumulation, models: Models, tell: Callable[..., None]) -> str:
-    """Turn it on where it is wanted, pays and is exact enough; "fp16" or "fp32"."""
+def able(models: Models) -> str | None:
+    """Why products of `models` cannot add up in half precision; None where they can."""
     import torch
 
+    if switch() is None:
+        return f"torch {torch.__version__} cannot"
+    if models.dtype is not torch.float16:
+        return f"the model computes in {str(models.dtype).removeprefix('torch.')}"
+    return None if models.device.type == "cuda" else f"{models.device.type} has no such products"
+
+
+def choose(wanted: Accumulation, models: Models, tell: Callable[..., None]) -> str:
+    """Turn it on where it is wanted, pays and is exact enough; "fp16" or "fp32"."""
     from operators.diffusion.quick import TOLERANCE, answer, error
 
     if wanted == "fp32" or (wanted == "auto" and not gains(models)):
         return "fp32"
-    holder = switch()
-    why = None
-    if holder is None:
-        why = f"torch {torch.__version__} cannot"
-    elif models.dtype is not torch.float16:
-        why = f"the model computes in {str(models.dtype).removeprefix('torch.')}"
-    elif models.device.type != "cuda":
-        why = f"{models.device.type} has no such products"
-    if why is not None:
+    why, holder = able(models), switch()
+    if why is not None or holder is None:
         if wanted == "fp16":
             tell("accumulation_stays", at="fp32", why=why)
         return "fp32"
-    before = holder.allow_fp16_accumulation
     try:
         holder.allow_fp16_accumulation = False
         right = answer(models)
         holder.allow_fp16_accumulation = True
         off = error(answer(models), right)
     except BaseException:
-        holder.allow_fp16_accumulation = before
+        holder.allow_fp16_accumulation = False
         raise
     if off <= TOLERANCE:
         tell("accumulation", at="fp16", error=float(f"{off:.2g}"), allowed=TOLERANCE, holds_for="the whole process")
         return "fp16"
-    holder.allow_fp16_accumulation = before
+    holder.allow_fp16_accumulation = False  # for others that it would suit too: nothing here is computed beyond the tolerance
     tell("accumulation_stays", at="fp32", why=f"the UNet's output would be off by {off:.2g}, more than {TOLERANCE:g}")
     return "fp32"
