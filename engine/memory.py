@@ -77,7 +77,7 @@ def plan_memory(
     busiest = max(range(len(models)), key=lambda i: (_move_ms(models[i][1]), i), default=-1)
     found = [_ways(weights, i != busiest) for i, (_, weights) in enumerate(models)]
     found += [(Way("whole", live=outlook.activations), *outlook.spares) for outlook in outlooks.values()]
-    ways = [(first, *(way for way in rest if way.how not in forbid)) for first, *rest in found]
+    ways = [(first, *(way for way in rest if not any(each in forbid for each in way.how.split("+")))) for first, *rest in found]
     at = [0] * len(ways)
 
     def peak() -> int:

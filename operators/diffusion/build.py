@@ -81,7 +81,7 @@ def placed(stream: Stream, models: Models) -> None:
         "embeddings": stream.embeddings,
     }  # fmt: skip
     kept, backend = chosen(params, list(models.parts()), site.placed, models.device.type)
-    if stream._loras is not None and stream.fuse_loras and any(how in ALTERED for how in kept.values()):
+    if stream._loras is not None and stream.fuse_loras and any(each in ALTERED for how in kept.values() for each in how.split("+")):
         said = stream.lora_weights  # merged in full precision, before anything is rounded
         stream._loras.set([said[n] if said and n < len(said) else float(wish.get("weight", 1.0)) for n, wish in enumerate(stream.loras)])
         stream._loras.fuse()

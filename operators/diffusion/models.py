@@ -150,17 +150,17 @@ class Models:
         for part, modules in self.parts().items():
             how = placed.get(part, "resident")
             for module in modules:
-                if how == "fp8":
+                if how.startswith("fp8"):
                     store8(module)
-                elif how in ("int8", "int4") and (part == "text" or module is modules[0]):
+                if how in ("int8", "int4") and (part == "text" or module is modules[0]):
                     quantise(module, backend, bits, KEPT.search)
-                elif how == "group" and module is modules[0]:
+                elif how.endswith("group") and module is modules[0]:
                     store_on_host(module, self.device)
                     self.streamed.add(id(module))
                 elif how == "staged":
                     self.staged[id(module)] = module
                     _empty(module)
-            if how in ("offload", "staged"):
+            if how.endswith("offload") or how == "staged":
                 self.planned.update({id(module): module for module in modules})
         self.asleep = {id(module): module for module in self.coder.encoding if id(module) not in self.planned}
         self.resting = dict(self.planned)

@@ -125,11 +125,12 @@ class Micro(TypedDict, total=False):
 
 class Placement(TypedDict, total=False):
     """How parts are kept. "auto": as the memory plan decides; "resident": on the device; "offload": there only while it works; "staged": loaded
-    from its files while it works; "fp8": in 8-bit floats, computed in the node's precision; "group": on the host, moved in layer by layer."""
+    from its files while it works; "fp8": in 8-bit floats, computed in the node's precision; "group": on the host, moved in layer by layer; with
+    "+" both."""
 
-    unet: Literal["auto", "resident", "fp8", "group"]
+    unet: Literal["auto", "resident", "fp8", "group", "fp8+group"]
     text: Literal["auto", "resident", "offload", "staged", "fp8"]
-    controlnets: Literal["auto", "resident", "offload", "fp8", "group"]
+    controlnets: Literal["auto", "resident", "offload", "fp8", "group", "fp8+offload", "fp8+group"]
     vae: Literal["auto", "resident", "offload"]
 
 

@@ -37,7 +37,8 @@ SAYS = {
     "slicing": "pictures of a batch decoded one by one",
 }  # fmt: skip
 CHOICES = {
-    "unet": ("fp8", "int8", "group"), "text": ("offload",), "controlnets": ("fp8", "int8", "offload", "group"), "vae": ("offload",),
+    "unet": ("fp8", "int8", "fp8+group", "group"), "text": ("offload",), "vae": ("offload",),
+    "controlnets": ("fp8", "int8", "offload", "fp8+offload", "fp8+group", "group"),
 }  # fmt: skip
 
 
@@ -86,7 +87,7 @@ class Wishes:
     def bars(self, part: str, how: str) -> str:
         """Why a part cannot be kept so, and what to do; empty where it can."""
         touched = group_of(part) in ("unet", "text")
-        if how in ALTERED and self.moving and touched:
+        if self.moving and touched and any(each in ALTERED for each in how.split("+")):
             return "loras that can be moved live need full weights to be merged into: set fuse_loras = true, or keep it resident"
         if how == "staged" and (self.loras or self.embeddings):
             return 'its files do not have what loras and embeddings changed in it: take "offload"'
@@ -178,8 +179,14 @@ def way_of(how: str, size: Sizes, often: float, factor: int = 1, backend: str = 
             return Way(how, visits=whole, cost_ms=1e3 * min(1.0, often) * whole / BUS, says=SAYS[how])
         case "fp8":
             return Way(how, stays=rest + layers, cost_ms=widen, says=SAYS[how])
+        case "fp8+offload":
+            moved = rest + layers
+            return Way(how, visits=moved, cost_ms=widen + 1e3 * min(1.0, often) * moved / BUS, says=f"{SAYS['fp8']}, {SAYS['offload']}")
         case "group":
             return Way(how, stays=rest, visits=min(LARGEST, HALF * layers), cost_ms=1e3 * often * HALF * layers / BUS, says=SAYS[how])
+        case "fp8+group":
+            moving = widen + 1e3 * often * layers / BUS
+            return Way(how, stays=rest, visits=min(LARGEST, HALF * layers), cost_ms=moving, says=f"{SAYS['group']}, in 8-bit floats")
     bits = int(how.removeprefix("int"))
     backend = backend if backend != "auto" else next(iter(quantise.installed(bits)), "torchao" if bits == 8 else "bitsandbytes")
     packed = quantise.bytes_of(backend, bits, linear=size.linear, conv=size.conv, rest=size.total - layers)

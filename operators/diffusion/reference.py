@@ -107,7 +107,7 @@ class MakeReference(Operator):
 
         if asked.embedded:
             return None
-        params, often = asked.params, 1 / asked.every
+        params, often = asked.params, 0.0 if asked.every == 1 else 1 / asked.every  # a reference stands still, if it is not sampled
         size = sizes_of(str(params["encoder"]), str(params.get("encoder_folder") or ""), VISION)
         size += adapter_sizes(str(params["adapter"]), params.get("file"), PROJECTION, "image_proj.")
         said = str(params.get("placement", "auto"))

@@ -132,14 +132,20 @@ def test_moving_weights_changes_nothing(placement: dict[str, str], plain: Any) -
         assert same(frame(bench), plain)
 
 
-def test_eight_bit_floats_paint_nearly_the_same(plain: Any) -> None:
+@pytest.mark.parametrize("more", [("", ""), ("+group", "+offload"), ("", "+group")])
+def test_eight_bit_floats_paint_nearly_the_same(more: tuple[str, str], plain: Any) -> None:
     with stream(placement={"unet": "fp8", "controlnets": "fp8"}) as bench:
+        eight = frame(bench)
+    with stream(placement={"unet": f"fp8{more[0]}", "controlnets": f"fp8{more[1]}"}) as bench:
         found = frame(bench)
         models = bench.operator.models
         assert {p.dtype for p in models.unet.parameters()} == {torch.float32, torch.float8_e4m3fn}
         assert {p.dtype for p in models.nets[0].module.parameters()} == {torch.float32, torch.float8_e4m3fn}
-        assert ("placed", "fp8") in [(what, facts.get("unet")) for what, facts in bench.events]
+        assert ("placed", f"fp8{more[0]}") in [(what, facts.get("unet")) for what, facts in bench.events]
+        assert (id(models.unet) in models.streamed) == (more[0] == "+group")
+        assert (id(models.nets[0].module) in models.resting) == (more[1] == "+offload")
     assert 0 < error(found, plain) < 0.1
+    assert same(found, eight)
 
 
 def test_a_staged_text_encoder_is_there_only_while_it_works(plain: Any) -> None:
