@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import toys
 
 from engine import cards
 from engine.compile import compile
-from engine.errors import UsageError
+from engine.errors import GraphError, UsageError
 from engine.forecast import forecast
 from engine.graph import Govern, GraphBuilder, as_input
-from engine.memory import RESERVE, MemoryPlan, plan_memory, size_of
-from engine.outlook import Outlook, Weights, outlooks
+from engine.load import load
+from engine.memory import RESERVE, MemoryPlan, orders, plan_memory, size_of
+from engine.outlook import Outlook, Way, Weights, outlooks
 from engine.plan import Plan
 from engine.session import Session
 
@@ -72,6 +76,81 @@ def test_moving_is_counted_where_it_is_paid() -> None:
     assert guide.bus_ms == pytest.approx(1e3 / 12)  # once a frame, however many steps
 
 
+NET = Weights("net", 2 * GB, True, 10, ways=(
+    Way("resident", stays=2 * GB), Way("small", stays=GB, cost_ms=5.0), Way("tiny", stays=GB // 10, cost_ms=50.0, says="kept in crumbs"),
+))  # fmt: skip
+BIG = Outlook((NET, Weights("words", GB, True, 0.0)), GB, spares=(Way("tiling", live=GB // 4, cost_ms=9.0, says="in tiles"),))
+
+
+@pytest.mark.parametrize(
+    ("budget", "net", "words", "spared"),
+    [
+        (4 * GB, "resident", "resident", False),
+        (4 * GB - 1, "small", "resident", False),  # moving the words away is free, but they would visit all the same
+        (3 * GB - 1, "small", "resident", True),
+        (2 * GB, "tiny", "resident", True),
+        (GB + GB // 2, "tiny", "resident", True),
+        (GB, "tiny", "offload", True),  # does not fit at all: as little as can be
+    ],
+)
+def test_ways_are_taken_in_order_of_cost(budget: int, net: str, words: str, spared: bool) -> None:
+    plan = plan_memory({"paint": BIG}, budget, reserve=0)
+    assert ways(plan) == {"net": net, "words": words}
+    assert dict(plan.spared) == ({"paint": BIG.spares[0]} if spared else {})
+    assert plan.placed("paint").get("activations") == ("tiling" if spared else None)
+    assert plan.whole == 4 * GB
+    assert plan.fits == (budget != GB)
+    chosen = [p.way for p in plan.placements]
+    assert plan.peak == sum(w.stays for w in chosen) + max(w.visits for w in chosen) + plan.activations
+
+
+def test_what_turned_out_not_to_be_needed_is_taken_back() -> None:
+    """Five cheap steps come before the one that helps: only that one stays."""
+    small = tuple(
+        Weights(f"s{n}", GB // 100, True, ways=(Way("resident", stays=GB // 100), Way("gone", cost_ms=float(n)))) for n in range(5)
+    )
+    large = Weights("large", 2 * GB, True, ways=(Way("resident", stays=2 * GB), Way("gone", cost_ms=100.0)))
+    plan = plan_memory({"paint": Outlook((*small, large))}, GB, reserve=0)
+    assert ways(plan) == {**{f"s{n}": "resident" for n in range(5)}, "large": "gone"}
+
+
+def test_a_graph_forbids_ways_and_keeps_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ways(plan_memory({"paint": BIG}, 3 * GB, reserve=0, forbid={"small"}))["net"] == "tiny"
+    both = Outlook((Weights("net", 2 * GB, ways=(Way("resident", stays=2 * GB), Way("fp8+group", stays=1, cost_ms=1.0))),))
+    assert ways(plan_memory({"paint": both}, GB, reserve=0))["net"] == "fp8+group"
+    assert ways(plan_memory({"paint": both}, GB, reserve=0, forbid={"group"}))["net"] == "resident"
+    assert orders({"headroom": "1GB", "forbid": ["fp8"], "vram": "6GB"}) == {"reserve": GB, "forbid": {"fp8"}}
+    monkeypatch.setattr(toys.Heavy, "outlook", classmethod(lambda cls, asked: BIG))
+    plain, roomy, strict = (
+        forecast(graph(vram="4.7GB", fed=False, **more)).memory for more in ({}, {"headroom": "1GB"}, {"headroom": "1GB", "forbid": ["tiling"]})
+    )
+    assert (plain.reserve, roomy.reserve) == (RESERVE, GB)
+    assert ways(plain)["net"] == "resident"
+    assert ways(roomy)["net"] == "small"
+    assert strict.spared == ()
+
+
+def test_a_file_may_not_forbid_what_there_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "g.toml"
+    for line, expected in (('forbid = ["fp9"]', "fp8"), ("forbid = []", "a list of"), ('headroom = "much"', "a size")):
+        file.write_text(f"[memory]\n{line}\n[node.a]\nop = 'toy.count'\n[node.b]\nop = 'toy.collect'\nin.a = 'a'\n")
+        with pytest.raises(GraphError, match=expected):
+            load(file)
+    nodes = "[node.a]\nop = 'toy.count'\n[node.b]\nop = 'toy.collect'\nin.a = 'a'\n"
+    file.write_text(f"[memory]\nforbid = ['fp8', 'host']\nheadroom = '500MB'\n{nodes}")
+    assert load(file).memory == {"forbid": ["fp8", "host"], "headroom": "500MB"}
+
+
+def test_a_plan_says_how_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toys.Heavy, "outlook", classmethod(lambda cls, asked: BIG))
+    told = str(forecast(graph(vram="2.2GB", fed=False)))
+    assert "all of it as is best would take 4.63 GB" in told
+    assert "2.00 GB  paint net              kept in crumbs, 0.10 GB on the card, about 50.0 ms a frame (size from its file)" in told
+    assert "paint: in tiles, about 9.0 ms a frame" in told
+    assert "0.63 GB  kept back" in told
+    assert "as is best" not in str(forecast(graph(vram="9GB", fed=False)))
+
+
 @pytest.mark.parametrize(
     ("text", "bytes_"), [("6GB", 6 * 10**9), ("5.5 GiB", int(5.5 * 2**30)), ("800MB", 8 * 10**8), ("12B", 12), ("2 KiB", 2048)]
 )
@@ -94,8 +173,10 @@ def test_cards_are_found_by_their_usual_names() -> None:
 # ---------------------------------------------------------------- of a plan
 
 
-def graph(*, card: str | None = None, vram: str | None = None, fps: float | None = None, embedded: bool = False, fed: bool = True) -> Plan:
-    memory = {key: value for key, value in {"card": card, "vram": vram}.items() if value is not None}
+def graph(
+    *, card: str | None = None, vram: str | None = None, fps: float | None = None, embedded: bool = False, fed: bool = True, **more: Any
+) -> Plan:
+    memory = {key: value for key, value in {"card": card, "vram": vram, **more}.items() if value is not None}
     g = GraphBuilder("test", clock="live", memory=memory, govern=Govern(target_fps=fps))
     g.node("src", "toy.count", count=3)
     g.node("amount", "toy.add", a="src")
@@ -151,8 +232,20 @@ def test_a_session_places_models_as_planned(vram: str, how: str, device: str) ->
     assert told["fits"]
     assert told["planned_mb"] == round(((3 if how == "resident" else 2) * GB + GB // 10 + RESERVE) / 1e6)
     assert told["measured_mb"] is None  # nothing to measure without a card
+    assert told["ratio"] is None
+    assert told["expected_mb"] + told["reserve_mb"] == pytest.approx(told["planned_mb"], abs=1)
     assert session.nodes["paint"].site.device == device
     assert Session(graph(fed=False), executor="inline").summary().memory is None
+
+
+def test_what_was_planned_is_told_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like with like: tensors against the plan without its reserve, the allocator's hold against all of it."""
+    monkeypatch.setattr("engine.summary.measured_peak", lambda device: (3_000_000_000, 3_500_000_000))
+    told = Session(graph(vram="9GB", fed=False), executor="inline").summary().memory
+    assert told is not None
+    assert (told["tensors_mb"], told["measured_mb"], told["expected_mb"]) == (3000, 3500, 3100)
+    assert told["ratio"] == pytest.approx(3100 / 3000, abs=1e-3)
+    assert told["models"]["paint.net"] == {"mb": 2000, "card_mb": 2000, "how": "resident"}
 
 
 def test_an_operator_is_told_what_to_keep_off_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
