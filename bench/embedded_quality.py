@@ -26,6 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from operators import embedded
+from operators.diffusion.carry.motion import Motion
 from operators.figure.look import CHOICES, COLOURS, HAIR
 from operators.figure.motion import Camera
 from operators.figure.paint import PART
@@ -187,6 +188,10 @@ MODES: dict[str, dict[str, Any]] = {
     "fixed noise, 2 steps": {"steps": 2}, "carry 0.6, fresh noise": {"fresh": True, "strength": 0.6},
     "carry 0.6, fixed noise": {"strength": 0.6}, "carry 0.4, fresh noise": {"fresh": True, "strength": 0.4},
     "carry 0.4, fixed noise": {"strength": 0.4}, "carry 0.25, fixed noise": {"strength": 0.25},
+    # Cells around which the skeleton did not move keep their latent, as `hold` of diffusion.stream has it.
+    "fixed noise, 1 step, hold 0.9": {"hold": 0.9}, "fixed noise, 1 step, hold 1": {"hold": 1.0},
+    "fresh noise, 1 step, hold 0.9": {"hold": 0.9, "fresh": True}, "carry 0.6, fixed noise, hold 0.9": {"strength": 0.6, "hold": 0.9},
+    "truth": {"of": "truth"}, "autoencoder of the truth": {"of": "autoencoder"},  # what the measure counts that no painting makes
 }  # fmt: skip
 
 
@@ -195,15 +200,25 @@ def clip(
 ) -> tuple[list[np.ndarray], list[Any]]:  # fmt: skip
     """A clip of one mode at 12 frames a second, and its truth."""
     pictures, truths, last = [], [], None
+    motion, hold = Motion(), mode.get("hold", 0.0)
     strength, steps = mode.get("strength", 1.0), mode.get("steps", 1)
     for k in range(frames):
         truth = render(scene, k / 12, SIZE)
         noise = model.noise(seed + (k if mode.get("fresh") else 0))
+        if "of" in mode:
+            pictures.append(truth.image if mode["of"] == "truth" else model.decode(model.encode(truth.image[None]))[0])
+            truths.append(truth)
+            continue
         picture = model.picture(truth.pose[None])
         if last is None or strength == 1.0:
             z = model.sample(text, picture, noise, max(steps, 2 if strength < 1 else 1))
         else:
             z = model.sample(text, picture, noise, steps, last, strength)
+        if hold:
+            moved = motion.look([draw_skeleton(truth.pose[None], SIZE, SIZE)], (SIZE // 8, SIZE // 8)).moved
+            if last is not None and moved is not None:
+                z = torch.lerp(z, last, torch.from_numpy(hold * (1 - moved)))
+            motion.settle(True)
         last = z
         pictures.append(model.decode(z)[0])
         truths.append(truth)
