@@ -11,6 +11,6 @@ export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 "$PYTHON" bench/gpu_wheels.py unpack "$WHEELS" "$SITE" || exit 2
 export PYTHONPATH="$SITE:$PWD"
 began=$SECONDS
-timeout -k 5 150 "$PYTHON" -m pytest -m gpu -p no:cacheprovider --timeout 120 tests 2>&1 | tee "$OUT/gpu_tests.log" | tail -15
+timeout -k 5 150 "$PYTHON" -m pytest -m gpu -p no:cacheprovider --timeout 120 tests/gpu 2>&1 | tee "$OUT/gpu_tests.log" | tail -15
 left=$((LIMIT - (SECONDS - began) - 15))
 "$PYTHON" bench/gpu_live.py --json "$OUT/gpu_live.json" --seconds "$((left < 520 ? left : 520))" 2>&1 | tee "$OUT/gpu_live.log" | tail -60
