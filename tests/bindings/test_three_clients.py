@@ -158,7 +158,8 @@ def test_python_javascript_and_c_see_the_same_and_change_the_same(live: Live) ->
     def watch() -> None:
         for frame in subscriber:
             h = frame.header
-            seen.append({"seq": h.seq, "n": h.n, "epoch": h.epoch, "params": h.params, "shape": list(h.shape), "fnv": fnv(frame.payload[0])})
+            place = {"seq": h.seq, "n": h.n, "epoch": h.epoch, "params": h.params, "shape": list(h.shape)}
+            seen.append({**place, "fnv": fnv(frame.payload[0]), "lat": dict(frame.lat), "age_ms": (h.sent - h.born) / 1e6})
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -187,12 +188,15 @@ def test_python_javascript_and_c_see_the_same_and_change_the_same(live: Live) ->
 
     # the same frames, with the same bytes
     views = {"python": seen, "javascript": [f for f in in_javascript if "seq" in f], "c": [f for f in in_c if "seq" in f]}
-    keys = ("seq", "n", "epoch", "params", "shape", "fnv")
+    keys = ("seq", "n", "epoch", "params", "shape", "fnv", "lat")
     since = max(frames[0]["n"] for frames in views.values())
     common = {name: [{key: f[key] for key in keys} for f in frames if f["n"] >= since] for name, frames in views.items()}
     assert len(common["python"]) >= 20
     assert common["javascript"] == common["python"]
     assert common["c"] == common["python"]
+
+    # where their time went: the one node between source and sink, in milliseconds of the frame's age
+    assert all(list(f["lat"]) == ["color"] and 0 < f["lat"]["color"] <= f["age_ms"] for f in seen)
 
     # the same account of what was missed, and of the end
     assert in_javascript[-1]["end"] == in_c[-1]["reason"] == "stopped" == subscriber.end.reason

@@ -33,8 +33,9 @@ async function change() {
 }
 
 for await (const frame of frames) {
-  const { seq, n, epoch, params, lost, dropped, shape } = frame;
-  console.log(JSON.stringify({ seq, n, epoch, params, lost, dropped, shape, fnv: fnv(frame.bytes), age_ms: frame.ageMs, latency_ms: frame.latencyMs }));
+  const { seq, n, epoch, params, lost, dropped, shape, lat } = frame;
+  const times = { lat, age_ms: frame.ageMs, latency_ms: frame.latencyMs };
+  console.log(JSON.stringify({ seq, n, epoch, params, lost, dropped, shape, fnv: fnv(frame.bytes), ...times }));
   if (++count === 5) changed = change();
 }
 await changed;
