@@ -198,7 +198,7 @@ def spares(tiny: bool, area: float, floor: int, coder_live: float, decoder_gflop
     ways = []
     if batch > 1:
         ways.append(Way("slicing", live=max(floor, round(coder_live * area)), cost_ms=0.5, says=SAYS["slicing"]))
-    tile = round(coder_live + 12.6e6 * area * (1 if tiny else 2))  # one tile of 512 x 512, and rows of pictures on their way to one
+    tile = round(coder_live + 2.2e6 * area * (1 if tiny else 2))  # one tile of 512 x 512, and rows of pictures on their way to one
     if area > 1.2:
         cost = (TILED - 1) * 1e12 * decoder_gflop / 1e3 / RATE * 1e3
         ways.append(Way("tiling", live=max(floor, tile), cost_ms=cost, says=SAYS["tiling"]))
