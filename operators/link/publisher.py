@@ -82,7 +82,7 @@ class Publisher:
         self._subscriptions: Counter[bytes] = Counter()
         self._in_use: set[int] = set()  # pooled memory that ZeroMQ still reads from
         self._context: Any = zmq.Context()
-        self._socket = self._context.socket(zmq.XPUB)
+        self._socket: Any = self._context.socket(zmq.XPUB)
         self._bell, self._inbox = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
         self._end_guard: Any = None
         # As plain numbers: pyzmq's own flags are enums, and adding two of them costs as much as sending.

@@ -36,7 +36,7 @@ class Zmq(Operator):
     machines cannot read it). Mattes are raw, PNG or shm, latents raw or shm, everything else MessagePack. `quality`: of jpeg and h264.
     `keep`: publish a raw picture in the format it comes in (a float tensor as floats); else it becomes 8-bit RGB.
     `hwm`: messages that wait for one slow subscriber before it loses some. `ring`: slots of the shared memory.
-    `lossless`: wait for subscribers, the first and the slow ones, instead of dropping: for offline graphs.
+    `lossless`: wait for subscribers, the first and the slow ones, instead of dropping: for offline graphs. Not with "shm".
     `key`: a file with this side's CURVE key pair; `allow`: the subscribers' public keys, files of them, or folders of such files.
     Beyond this machine (also "tcp://*:5555") nothing is published without keys, unless `insecure` says so.
     `meta`: values to send with every frame. `imagezmq`: speak the two-part protocol of imagezmq (JSON, then BGR or JPEG bytes) instead.
@@ -74,6 +74,8 @@ class Zmq(Operator):
 
         if self.imagezmq and self.encoding not in ("raw", "jpeg"):
             raise UsageError(f'imagezmq knows no encoding = "{self.encoding}"', fix='use "raw" or "jpeg"')
+        if self.lossless and self.encoding == "shm":
+            raise UsageError("a ring in shared memory waits for nobody, so frames can be lost there", fix='use "raw" with lossless')
         try:
             topic(self.name)
             if bool(self.key) != bool(self.allow):

@@ -157,7 +157,7 @@ class Zmq(Operator):
         except (WireError, EngineError) as error:
             self.site.event("refused", url=self.named, error=str(error))
             return None
-        if isinstance(value, Image) and (value.layout, value.color, str(value.data.dtype)) != ("hwc", "rgb", "uint8"):
+        if isinstance(value, Image) and not (value.layout == "hwc" and value.color == "rgb" and value.data.dtype == np.uint8):
             if value.layout == "chw" and len(value.data.shape) == 3:
                 value = replace(value, data=value.data[None])  # type: ignore[index]
             return convert(value, site=self.site)

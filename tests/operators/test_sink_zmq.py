@@ -402,6 +402,11 @@ def test_lossless_for_offline_graphs(port: str) -> None:
         assert run.session.summary().frames["out"] == 120
 
 
+def test_a_ring_is_not_lossless() -> None:
+    with nothing_left(), pytest.raises(UsageError, match="waits for nobody"), Bench("sink.zmq", url=LOCAL, lossless=True, encoding="shm"):
+        pass
+
+
 @posix
 def test_a_lossless_graph_can_be_given_up(port: str) -> None:
     """Its subscriber is frozen, so it waits; stopping does not."""
