@@ -254,6 +254,18 @@ def test_flow_is_not_trusted_where_the_picture_is_another() -> None:
     assert trust[18:].mean() > 0.9
 
 
+def test_flow_is_not_trusted_where_the_light_changed() -> None:
+    """Going there and back ends at the start, and yet it is not the same thing."""
+    flow = Flow()
+    flow.look(textured(0) // 2, (32, 32))
+    flow.settle()
+    lit = textured(0) // 2
+    lit[:, :120] += 80
+    _, trust = flow.look(lit, (32, 32))  # type: ignore[misc]
+    assert trust[4:-4, 3:12].mean() < 0.2
+    assert trust[4:-4, 19:-3].mean() > 0.9
+
+
 def test_a_latent_goes_along_and_unknown_cells_come_from_around() -> None:
     latent = torch.zeros(1, 4, 16, 16)
     latent[..., 8, 6] = 1.0
@@ -286,6 +298,23 @@ def test_the_way_since_the_epoch_began_adds_up() -> None:
     assert origin is not None
     here = np.stack(np.meshgrid(np.arange(32), np.arange(32)), -1)
     assert np.median((origin - here)[6:-6, 8:-6, 0]) == pytest.approx(-2.0, abs=0.3)
+
+
+def test_cells_whose_way_is_not_known_are_new() -> None:
+    flow = Flow()
+    for shift in (0, 16, 32):
+        flow.look(textured(shift), (32, 32))
+        flow.settle()
+    here = np.stack(np.meshgrid(np.arange(32), np.arange(32)), -1)
+    assert flow.origin is not None
+    assert np.median((flow.origin - here)[16, 8:-4, 0]) == pytest.approx(-4.0, abs=0.3)
+    other = textured(32)
+    other[:128] = np.random.default_rng(9).integers(0, 256, (128, 256, 3), dtype=np.uint8)
+    flow.look(other, (32, 32))
+    origin = flow.since()
+    assert origin is not None
+    assert np.median(np.abs(origin - here)[2:13]) == 0
+    assert np.median((origin - here)[20:, 8:-4, 0]) == pytest.approx(-4.0, abs=0.3)
 
 
 def test_the_carry_moves_with_the_picture() -> None:
