@@ -55,6 +55,8 @@ class Summary:
     state: str = "stopped"
     states: dict[str, float] = field(default_factory=dict)  # seconds in each
     memory: dict[str, Any] | None = None
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)  # ms of the parts of calls that operators time (Site.span)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)  # numbers that operators measure (Site.measure)
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -120,6 +122,27 @@ def states_of(session: Session) -> dict[str, float]:
     return {state: round(ns / 1e9, 3) for state, ns in found.items() if ns}
 
 
+def parts_of(session: Session) -> dict[str, dict[str, float]]:
+    """How long the parts of calls took, by "node.part", over what the rings hold."""
+    times: dict[str, list[float]] = {}
+    for lane in session.lanes.values():
+        for begun, ended, kind, name, _, _ in lane.trace.records():
+            if kind == "part":
+                times.setdefault(name, []).append((ended - begun) / 1e6)
+    return {name: spread(found) for name, found in sorted(times.items())}
+
+
+def measured_of(session: Session) -> dict[str, dict[str, float]]:
+    """The numbers of each "node.name": least, median, most and the last."""
+    found: dict[str, list[float]] = {}
+    for node, rows in list(session.series.items()):
+        for _, numbers in list(rows):
+            for name, value in numbers.items():
+                found.setdefault(f"{node}.{name}", []).append(float(value))
+    told = {name: (min(v), percentile(v, 50), max(v), v[-1]) for name, v in sorted(found.items())}
+    return {name: dict(zip(("least", "p50", "most", "last"), (round(x, 4) for x in v), strict=True)) for name, v in told.items()}
+
+
 def summarise(session: Session) -> Summary:
     """The summary of a session, at any time."""
     ages = [age / 1e6 for age in session.ages]
@@ -145,5 +168,5 @@ def summarise(session: Session) -> Summary:
         events=dict(Counter(e["what"] for e in session.events)), allocations=session.pools.allocated,
         error=str(session.errors[0]) if session.errors else None, lanes={name: round(share, 4) for name, share in busy.items()},
         state=session.state, states=states_of(session),
-        memory=memory_facts(session),
+        memory=memory_facts(session), parts=parts_of(session), measured=measured_of(session),
     )  # fmt: skip

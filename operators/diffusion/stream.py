@@ -231,6 +231,7 @@ class Stream(Batches):
         from operators.diffusion.controls import Controls
         from operators.diffusion.cues import Schedule
         from operators.diffusion.guide import Guide
+        from operators.diffusion.landing import later_for
         from operators.diffusion.loop import Loop
         from operators.diffusion.noise import Noise
         from operators.diffusion.pixels import Intake, Outlet
@@ -264,7 +265,7 @@ class Stream(Batches):
         self._noise = Noise(models.device)
         self._image = Intake(models.device, models.coder.dtype, -1.0, self.fit)
         self._controls = Controls(models, self.fit)
-        self._outlet = Outlet()
+        self._outlet = Outlet(later_for(models.device, site))
         self._arrange()
         prepared(self, models)
 
@@ -358,12 +359,13 @@ class Stream(Batches):
 
         assert self.models is not None
         with torch.inference_mode():
-            rows, size, heard = self._hear(prompt, reference or [])
-            self._watch(control or [], image, size, reference or [])
-            if self._tools.still(self.skip, self.skip_change):
-                return Painted(*self._again())
-            controls, carried, source = self._see(control or [], image, carry, size)
-            added = None if heard.pooled is None else self._conditioning.added(heard, self._sizes(size))
+            with self.site.span("conditioning"):
+                rows, size, heard = self._hear(prompt, reference or [])
+                self._watch(control or [], image, size, reference or [])
+                if self._tools.still(self.skip, self.skip_change):
+                    return Painted(*self._again())
+                controls, carried, source = self._see(control or [], image, carry, size)
+                added = None if heard.pooled is None else self._conditioning.added(heard, self._sizes(size))
             picture, clean = self._paint(rows, source, size, heard.text, controls, added, self._tools.held(carried, self.hold))
             with torch.inference_mode(False):
                 latent = Latent(clean.clone())

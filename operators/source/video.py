@@ -119,7 +119,8 @@ class Video(Operator):
         for frame, pts, born, cut in self._thinned(frames):
             if self.site.stopping:
                 return
-            picture = self.upright(frame, self.site)
+            with self.site.span("picture"):
+                picture = self.upright(frame, self.site)
             self._announce(picture)
             yield Stamped(picture, pts=pts, born=born, cut=cut)
 

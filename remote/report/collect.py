@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from engine.session import Session
 
 LANE = "report"
-KEPT, METER = "report_pictures", "report_identity"
+KEPT, METER, PALETTE = "report_pictures", "report_identity", "report_palette"
+PAUSE_MS = 5.0  # of the garbage collector: shorter ones are not told one by one
 
 
 class Report(Attachment):
@@ -36,8 +37,9 @@ class Report(Attachment):
         self.memory: list[tuple[int, dict[str, float]]] = []  # when (ns on the session's clock), MB by name
         self.ages: list[tuple[int, float, float]] = []  # when, p50 and p95 of the frames since the last tick, ms
         self.pauses: deque[tuple[int, float]] = deque(maxlen=20_000)  # when (monotonic ns), ms
-        self._collecting = 0
+        self._collecting = self._told = 0
         self._seen = 0
+        self.palette: list[tuple[int, int, dict[str, Any]]] = []  # seq, pts, colours by region
 
     def graph(self, graph: Graph) -> Graph:
         from remote.preview import main_picture
@@ -58,6 +60,7 @@ class Report(Attachment):
             more += [
                 Node(METER, "metric.identity", {}, (image, pose), lane=LANE),
                 Node(f"{METER}_end", "sink.measure", {}, (Input("values", (Ref(METER, "parts"),), listed=True),), lane=LANE),
+                Node(PALETTE, "sink.palette", {}, (image, pose), lane=LANE),
             ]
         return replace(graph, nodes=(*graph.nodes, *more))
 
@@ -69,6 +72,7 @@ class Report(Attachment):
         from remote.facts import memory, recent
 
         now = session.clock.now()
+        self._tell(session)
         facts = memory(session)
         sample = {"process": (facts["rss"] or 0) / 1e6}
         if "device" in facts:
@@ -81,6 +85,14 @@ class Report(Attachment):
                 self.ages.append((now, percentile(ages, 50), percentile(ages, 95)))
                 self._seen = session.frames_out
 
+    def _tell(self, session: Session) -> None:
+        """Put long pauses into the run's log, from here: a collection may begin anywhere, also where the log is being written."""
+        pauses = list(self.pauses)
+        for at, ms in pauses[self._told :] if len(pauses) < (self.pauses.maxlen or 0) else ():
+            if ms >= PAUSE_MS and at >= session.started:
+                session.event("gc_pause", "", -1, ms=round(ms, 2), ended_ms_ago=round((time.monotonic_ns() - at) / 1e6 - ms, 1))
+        self._told = len(pauses)
+
     def ended(self, session: Session, error: BaseException | None) -> None:
         gc.callbacks.remove(self._collected)
         from remote.report.facts import gather
@@ -88,6 +100,8 @@ class Report(Attachment):
 
         keeper: Any = session.nodes[KEPT].operator if KEPT in session.nodes else None
         pictures = list(keeper.kept) if keeper is not None else []
+        palette: Any = session.nodes[PALETTE].operator if PALETTE in session.nodes else None
+        self.palette = list(palette.kept) if palette is not None else []
         text = page(session, gather(session), self, pictures, error)
         try:
             self.path.write_text(text, encoding="utf-8")

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from engine.session import Session
 
 MS = 1e6
+# What the parts of a frame's time are called, in the order in which a frame meets them. A call has parts of its own, by their last name.
+KINDS = ("decode", "pose", "conditioning", "UNet", "decoder", "encode", "other", "wait")
+PARTS = {"conditioning": "conditioning", "denoise": "UNet", "decode": "decoder", "picture": "decode"}
+FAMILIES = {"source": "decode", "pose": "pose", "sink": "encode"}
 
 
 @dataclass
@@ -24,6 +28,7 @@ class Facts:
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     slow: frozenset[str] = frozenset()  # nodes that no frame waits for
+    ops: dict[str, str] = field(default_factory=dict)  # node to its operator
 
     def seconds(self, at: int) -> float:
         """Seconds since the start."""
@@ -39,9 +44,29 @@ class Facts:
             parts[f"{name} (rest)"] = [
                 max(0.0, self.times[name].get(seq, 0.0) - sum(self.times[part].get(seq, 0.0) for part in inner)) for seq in seqs
             ]
-        spent = [sum(column) for column in zip(*parts.values(), strict=True)] if parts else [0.0] * len(seqs)
+        # What the source took was over before the frame's time begins.
+        after = [column for name, column in parts.items() if not self._op(name).startswith("source.")]
+        spent = [sum(column) for column in zip(*after, strict=True)] if after else [0.0] * len(seqs)
         parts["wait"] = [max(0.0, self.total[seq] - used) for seq, used in zip(seqs, spent, strict=True)]
         return seqs, {name: values for name, values in parts.items() if any(values)}
+
+    def kinds(self) -> tuple[list[int], dict[str, list[float]]]:
+        """The same, by what the time was spent on: see KINDS. The source's own work stands beside the rest of a frame's time, before it."""
+        seqs, parts = self.stages()
+        found: dict[str, list[float]] = {}
+        for name, column in parts.items():
+            kind = self._kind(name)
+            found[kind] = [a + b for a, b in zip(found[kind], column, strict=True)] if kind in found else list(column)
+        return seqs, {kind: found[kind] for kind in KINDS if kind in found}
+
+    def _kind(self, stage: str) -> str:
+        if stage == "wait":
+            return stage
+        return PARTS.get(stage.partition(".")[2]) or FAMILIES.get(self._op(stage).partition(".")[0], "other")
+
+    def _op(self, stage: str) -> str:
+        """The operator of a stage's node."""
+        return self.ops.get(stage.removesuffix(" (rest)").partition(".")[0], "")
 
     def _has_parts(self, name: str) -> bool:
         return any(part.startswith(f"{name}.") for part in self.times)
@@ -52,12 +77,21 @@ def gather(session: Session) -> Facts:
     sinks = {name for name, node in session.nodes.items() if node.spec.sink}
     sources = {name for name, node in session.nodes.items() if node.spec.source}
     watchers = {name for name, node in session.nodes.items() if node.lane.name in ("slow", "report", "preview")}
-    facts = Facts(start=session.started, slow=frozenset(watchers))
+    ops = {name: node.plan.op for name, node in session.nodes.items()}
+    facts = Facts(start=session.started, slow=frozenset(watchers), ops=ops)
     times: dict[str, dict[int, float]] = defaultdict(dict)
     made: dict[int, int] = {}
     done: dict[int, int] = {}
     for lane in session.lanes.values():
+        inner: list[tuple[int, str, int]] = []  # parts of a source's work, whose frame has its number only afterwards
         for begun, ended, kind, name, seq, _ in lane.trace.records():
+            if kind == "part" and seq < 0:
+                inner.append((begun, name, ended - begun))
+            elif kind == "source" and inner:
+                for at, part, took in inner:
+                    if at >= begun:
+                        times[part][seq] = times[part].get(seq, 0.0) + took / MS
+                inner.clear()
             if kind not in ("call", "source", "part", "convert") or seq < 0:
                 continue
             times[name][seq] = times[name].get(seq, 0.0) + (ended - begun) / MS

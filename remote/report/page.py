@@ -29,13 +29,16 @@ p{margin:4px 0 12px}.muted{color:var(--muted);font-size:13px}.bad{color:var(--ba
 figure{padding:10px}svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}
 .tick{fill:var(--muted);font-size:11px}
 .curve{fill:none;stroke-width:1.5}.area{opacity:.85}.mark{stroke:var(--muted);stroke-dasharray:2 3}
+.band{border-radius:4px}.band+.band{margin-top:6px}
 .limit{stroke:var(--bad);stroke-dasharray:6 4}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:12px;color:var(--muted);padding:6px 4px 0}
 .legend i{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}
 .bar{display:grid;grid-template-columns:190px 1fr 110px;gap:10px;align-items:center;font-size:13px;padding:2px 0}
 .bar b{background:var(--accent);height:10px;border-radius:5px;min-width:1px}.bar em{font-style:normal;color:var(--muted);text-align:right}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(130px,1fr));gap:8px}
-.strip img{width:100%;border-radius:8px;display:block}.strip figcaption{font-size:11px;color:var(--muted)}.strip figure{padding:6px}
+.strip img{width:100%;border-radius:8px;display:block}
+.thumb{height:64px;border-radius:6px;display:block}
+.strip figcaption{font-size:11px;color:var(--muted)}.strip figure{padding:6px}
 table{border-collapse:collapse;width:100%;font-size:13px}td,th{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--line);
 vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}code{font-size:12px;overflow-wrap:anywhere}
 """
@@ -46,20 +49,25 @@ def page(session: Session, facts: Facts, seen: Report, pictures: Sequence[tuple[
     """The whole file."""
     plan, told = session.plan, session.summary()
     marks = [(facts.seconds(e["at"]), str(e.get("reason", "reset"))) for e in facts.events if e["what"] == "epoch"]
+    marks += [(facts.seconds(e["at"]), f"out of memory: {e.get('rung', '')}") for e in facts.events if e["what"] == "memory"]
     sections = [
         _head(session, told, error),
         _cards(told),
-        _section("Where the time of a frame went", _times(facts, plan.budget_ms), "From the end of the source's work to the last sink; "
-                 "means over neighbouring frames. Stages on other lanes overlap with the next frame's."),
+        _section("Where the time of a frame went", _times(facts, plan.budget_ms), "From the end of the source's work to the last sink, and "
+                 "what the source took before; means over neighbouring frames. What is on other lanes overlaps with the next frame's."),
+        _section("The same by stage", _stages(facts, plan.budget_ms)),
         _section("Time by stage", plots.bars(_medians(facts), "ms"), "Median of a call."),
         _section("Age at the sinks", plots.lines(_ages(facts, seen), "ms", label="age", marks=marks, limit=plan.budget_ms),
                  "From capture to sink."),
         _section("Frames that did not arrive, by cause", plots.bars(dict(told.frames["drops"]), "frames")),
         _section("What was measured", _series(facts, marks)),
         _section("Colours that should stay", _identity(facts, marks),
-                 "CIEDE2000 against the first frames: 1 is just visible, 10 is another colour."),
+                 "CIEDE2000 of a region's median colour against the first frames: 1 is just visible, 10 is another colour."),
+        _section("How far their histograms went", _histograms(facts, marks), "Hellinger distance in L*a*b* against the first frames: 0 is the "
+                 "same, 1 has no colour in common."),
+        _section("What colours they had", _bands(seen), "The most frequent colours of each region, as high as their shares, over the run."),
         _section("Pictures", _strip(pictures)),
-        _section("Prompts", _prompts(facts)),
+        _section("Prompts", _prompts(facts, pictures)),
         _section("Memory", _memory(told, facts, seen), "" if told.memory is None else "Planned against measured below."),
         _section("Pauses of the garbage collector", _pauses(session, seen)),
         _section("Nodes", _nodes(told)),
@@ -95,17 +103,26 @@ def _cards(told: Any) -> str:
         (str(lost), "dropped, by cause below"), (f"{told.age_ms['p50']:.0f} ms", "age, median"),
         (f"{told.age_ms['p95']:.0f} ms", "age, p95"), (f"{told.age_ms['p99']:.0f} ms", "age, p99"),
     ]  # fmt: skip
+    if short := told.events.get("memory", 0):
+        rows.append((str(short), "times out of memory"))
+    if told.memory is not None and told.memory["measured_mb"] is not None:
+        rows.append((f"{told.memory['measured_mb'] / 1000:.2f} GB", "peak on the card"))
     rows += [(f"{value:g}" if isinstance(value, (int, float)) else str(value), name) for name, value in told.knobs.items()]
     return '<div class="cards">' + "".join(f"<div class='card'><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in rows) + "</div>"
 
 
 def _times(facts: Facts, budget: float | None) -> str:
+    seqs, parts = facts.kinds()
+    return plots.stacked([facts.left[seq] for seq in seqs], parts, "ms", label="time of a frame by what it went on", limit=budget)
+
+
+def _stages(facts: Facts, budget: float | None) -> str:
     seqs, parts = facts.stages()
     return plots.stacked([facts.left[seq] for seq in seqs], parts, "ms", label="time of a frame by stage", limit=budget)
 
 
 def _medians(facts: Facts) -> dict[str, float]:
-    return {name: percentile(list(times.values()), 50) for name, times in facts.times.items()}
+    return {name: percentile(list(times.values()), 50) for name, times in facts.times.items() if not name.startswith("report_")}
 
 
 def _ages(facts: Facts, seen: Report) -> dict[str, list[tuple[float, float]]]:
@@ -113,11 +130,11 @@ def _ages(facts: Facts, seen: Report) -> dict[str, list[tuple[float, float]]]:
 
 
 def _series(facts: Facts, marks: Sequence[tuple[float, str]]) -> str:
-    from remote.report.collect import METER
+    from remote.report.collect import METER, PALETTE
 
     drawn = []
     for name, points in facts.series.items():
-        if not name.startswith(METER) and len(points) > 1:
+        if not name.startswith((METER, PALETTE)) and len(points) > 1:
             drawn.append(f"<p><b>{escape(name)}</b></p><figure>{plots.lines({name: points}, '', label=name, marks=marks, steps=True)}</figure>")
     settings = [e for e in facts.events if e["what"] == "set"]
     for path in dict.fromkeys(key for e in settings for key in e.get("changes", {})):
@@ -134,21 +151,46 @@ def _identity(facts: Facts, marks: Sequence[tuple[float, str]]) -> str:
     return plots.lines(mine, "ΔE00", label="colour difference by region", marks=marks)
 
 
+def _histograms(facts: Facts, marks: Sequence[tuple[float, str]]) -> str:
+    from remote.report.collect import PALETTE
+
+    mine = {name.rpartition(".")[2]: points for name, points in facts.series.items() if name.startswith(PALETTE) and len(points) > 1}
+    return plots.lines(mine, "", label="difference of colour histograms by region", marks=marks)
+
+
+def _bands(seen: Report) -> str:
+    from operators.metric.regions import REGIONS
+
+    drawn = []
+    for region in REGIONS:
+        samples = [(pts / 1e9, colours[region]) for _, pts, colours in seen.palette if region in colours]
+        drawn.append(plots.bands(samples, label=region))
+    return "".join(drawn)
+
+
 def _strip(pictures: Sequence[tuple[int, int, bytes]]) -> str:
     cells = (
-        f'<figure><img alt="frame {seq}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+        f'<figure><img alt="frame {seq}" src="{_jpeg(data)}">'
         f"<figcaption>frame {seq} · {pts / 1e9:.1f} s</figcaption></figure>"
         for seq, pts, data in pictures
     )
     return f'<div class="strip">{"".join(cells)}</div>' if pictures else ""
 
 
-def _prompts(facts: Facts) -> str:
-    rows = [
-        (f"{facts.seconds(e['at']):.1f}", str(e.get("seq", "")), str(e.get("text", "")), str(e.get("reason", "")))
-        for e in facts.events if e["what"] == "prompt"
-    ]  # fmt: skip
-    return _table(("s", "frame", "prompt", "because"), rows)
+def _prompts(facts: Facts, pictures: Sequence[tuple[int, int, bytes]]) -> str:
+    """Each prompt that arrived, with the first picture kept from then on."""
+    rows = []
+    for e in (e for e in facts.events if e["what"] == "prompt"):
+        later = next((data for seq, _, data in pictures if seq >= int(e.get("seq", 0))), None)
+        shown = f'<img class="thumb" alt="" src="{_jpeg(later)}">' if later else ""
+        cells = (f"{facts.seconds(e['at']):.1f}", str(e.get("seq", "")), str(e.get("text", "")), str(e.get("reason", "")))
+        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f"<td>{shown}</td></tr>")
+    head = "".join(f"<th>{cell}</th>" for cell in ("s", "frame", "prompt", "because", "painted"))
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>' if rows else ""
+
+
+def _jpeg(data: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
 def _memory(told: Any, facts: Facts, seen: Report) -> str:
@@ -188,7 +230,8 @@ def _pauses(session: Session, seen: Report) -> str:
         return ""
     total = sum(ms for _, ms in points)
     note = f'<p class="muted">{len(points)} pauses, {total:.0f} ms in all, the longest {max(ms for _, ms in points):.1f} ms.</p>'
-    return note + f"<figure>{plots.lines({'pause': points}, 'ms', label='pauses')}</figure>" if len(points) > 1 else note
+    spikes = [point for at, ms in points for point in ((at, 0.0), (at, ms), (at + ms / 1e3, 0.0))]
+    return note + f"<figure>{plots.lines({'pause': spikes}, 'ms', label='pauses')}</figure>"
 
 
 def _nodes(told: Any) -> str:

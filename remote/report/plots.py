@@ -137,6 +137,29 @@ def stacked(xs: Sequence[float], parts: Mapping[str, Sequence[float]], unit: str
     return _svg("".join(body), label) + _legend(parts)
 
 
+Colour = tuple[tuple[int, int, int], float]  # RGB and share
+
+
+def bands(samples: Sequence[tuple[float, Sequence[Colour]]], *, label: str) -> str:
+    """What colours something had over time: a column a sample, each colour as high as its share of the sample."""
+    if len(samples) < 2:
+        return ""
+    height, width = 56, WIDTH - LEFT - RIGHT
+    first, last = samples[0][0], samples[-1][0]
+    step = width / (len(samples) - 1)
+    body = [f'<text class="tick" x="{LEFT - 8}" y="{height / 2 + 4}" text-anchor="end">{escape(label)}</text>']
+    for x, colours in samples:
+        left = max(LEFT, LEFT + width * (x - first) / ((last - first) or 1) - step / 2)
+        whole, top = sum(share for _, share in colours) or 1.0, 0.0
+        for (r, g, b), share in colours:
+            tall = height * share / whole
+            place = f'x="{left:.1f}" y="{top:.1f}" width="{step + 0.5:.1f}" height="{tall + 0.3:.1f}"'
+            body.append(f'<rect {place} fill="#{r:02x}{g:02x}{b:02x}"/>')
+            top += tall
+    about = f"colours of {escape(label)} over time"
+    return f'<svg class="band" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{about}">{"".join(body)}</svg>'
+
+
 def bars(values: Mapping[str, float], unit: str) -> str:
     """Horizontal bars with their numbers, the longest first."""
     if not values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,14 +15,26 @@ from engine.cli import run as verb
 from engine.compile import compile
 from engine.errors import MediaError
 from engine.graph import GraphBuilder
-from engine.payload import Image
+from engine.operator import Operator, Stamped, operator
+from engine.payload import Image, Scalar
 from engine.session import Session
 from engine.testing import Bench
 from remote.report import plots
-from remote.report.collect import KEPT, METER, Report
-from remote.report.facts import gather
+from remote.report.collect import KEPT, METER, PALETTE, Report
+from remote.report.facts import Facts, gather
 
 MS = 1_000_000
+
+
+@operator("toy.treport_source")
+class Source(Operator):
+    """Three numbers, each made in a part of its own."""
+
+    def __call__(self) -> Iterator[Scalar]:
+        for n in range(3):
+            with self.site.span("picture"):
+                value = Scalar(float(n))
+            yield Stamped(value, pts=n)  # type: ignore[misc]
 
 
 def played(**costs: int) -> Session:
@@ -58,6 +71,57 @@ def test_what_no_stage_explains_is_waiting() -> None:
     _, parts = gather(session).stages()
     assert parts["x"] == [10.0, 10.0, 10.0]
     assert parts["wait"] == [0.0, 10.0, 20.0]  # the third waits at the gate as well
+
+
+def test_the_time_of_a_frame_by_what_it_went_on() -> None:
+    """Parts of a painter, a finder of poses, a sink: each to its kind; what the source took stands beside the rest and is no waiting."""
+    facts = Facts(ops={"cam": "source.video", "who": "pose.mediapipe", "bones": "pose.draw", "paint": "diffusion.stream", "out": "sink.video",
+                       "mix": "image.color"}, left={7: 1.0}, total={7: 100.0})  # fmt: skip
+    spent = {"cam": 9.0, "cam.picture": 4.0, "who": 20.0, "bones": 1.0, "paint": 60.0, "paint.conditioning": 5.0, "paint.denoise": 40.0,
+             "paint.decode": 10.0, "mix": 2.0, "out": 3.0}  # fmt: skip
+    facts.times = {name: {7: ms} for name, ms in spent.items()}
+    seqs, kinds = facts.kinds()
+    assert seqs == [7]
+    assert {kind: values[0] for kind, values in kinds.items()} == {
+        "decode": 9.0, "pose": 21.0, "conditioning": 5.0, "UNet": 40.0, "decoder": 10.0, "encode": 3.0, "other": 7.0, "wait": 14.0,
+    }  # fmt: skip
+    assert list(kinds) == ["decode", "pose", "conditioning", "UNet", "decoder", "encode", "other", "wait"]
+
+
+def test_parts_of_a_source_belong_to_the_frame_that_they_made() -> None:
+    """A source learns a frame's number after it was made."""
+    g = GraphBuilder("t", clock="offline", in_flight=1)
+    g.node("src", "toy.treport_source")
+    g.node("sink", "toy.collect", a="src")
+    session = Session(compile(g.build()), executor="inline")
+    session.run()
+    facts = gather(session)
+    assert set(facts.times["src.picture"]) == {0, 1, 2}
+    assert session.summary().parts["src.picture"].keys() == {"p50", "p95", "p99"}
+
+
+def test_the_summary_has_what_operators_measured() -> None:
+    measured = played(x=3 * MS).summary().measured
+    assert measured["x.twice"] == {"least": 0.0, "p50": 3.0, "most": 6.0, "last": 6.0}
+
+
+def test_bands_of_colours_are_as_high_as_their_shares() -> None:
+    drawn = ET.fromstring(plots.bands([(0.0, [((255, 0, 0), 0.5), ((0, 0, 255), 0.25)]), (1.0, [((0, 255, 0), 1.0)])], label="a<b"))
+    bars = [(e.get("fill"), round(float(e.get("height") or 0))) for e in drawn.iter() if e.tag.endswith("rect")]
+    assert bars == [("#ff0000", 38), ("#0000ff", 19), ("#00ff00", 56)]
+    assert plots.bands([(0.0, [((1, 2, 3), 1.0)])], label="one") == ""
+
+
+def test_long_pauses_of_the_collector_are_in_the_log(tmp_path: Path) -> None:
+    """Only those of the run, only long ones, each once."""
+    report, session = Report(tmp_path / "r.html"), played()
+    session.started = 1_000
+    report.pauses.extend([(500, 80.0), (2_000, 1.0), (3_000, 7.0)])
+    report._tell(session)
+    report._tell(session)
+    report.pauses.append((4_000, 9.0))
+    report._tell(session)
+    assert [e["ms"] for e in session.events if e["what"] == "gc_pause"] == [7.0, 9.0]
 
 
 def test_thinning_keeps_peaks() -> None:
@@ -127,6 +191,8 @@ def test_a_run_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "<h1>dance &amp; sing</h1>" in page
     assert 10 <= page.count("data:image/jpeg;base64,") <= 24
     assert "ΔE00" in page
+    assert "How far their histograms went" in page
+    assert page.count('class="band"') == 4  # face, hair, top, legs
     assert "Where the time of a frame went" in page
     assert "http" not in page.replace("http-equiv", "")  # nothing from elsewhere
     assert str(path) in capsys.readouterr().out
@@ -137,7 +203,7 @@ def test_shipped_graphs_compile_with_their_watchers(graph: str, tmp_path: Path) 
     from engine.cli.inspect import compiled
 
     plan = compiled(graph, embedded=True, change=[Report(tmp_path / "report.html").graph])
-    assert {KEPT, METER} <= {node.name for node in plan.nodes}
+    assert {KEPT, METER, PALETTE} <= {node.name for node in plan.nodes}
 
 
 def test_a_run_that_fails_has_its_report_too(tmp_path: Path) -> None:
