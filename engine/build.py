@@ -75,6 +75,7 @@ def make_node(
     site = Site(
         node=node.name, seed=plan.seed, live=plan.live, embedded=plan.embedded, device="cpu" if hosted else lane.device.name, placed=placed,
         choices={r.set.partition(".")[2]: r.choices for r in plan.govern.knobs if r.choices and r.set.startswith(f"{node.name}.")},
+        later=lane.device.asynchronous and node.on_error != "hold" and node.batch == 1,
         batch=node.batch, budget_ms=plan.budget_ms, clock=session.clock, pools=session.pools, stop=stop, _event=session.event,
         _reset=session._site_reset, _output=session._site_output, _outcome=session.outcome, _decide=session.decide,
         _measure=session._site_measure, _health=lambda: session.state, _spent=Spent(session, node.name),

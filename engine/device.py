@@ -10,6 +10,18 @@ from collections.abc import Iterable
 from typing import Any
 
 
+class Landing:
+    """A copy to the host that may be under way, by its event: who reads what it brings waits on the host, whatever their lane computes on."""
+
+    __slots__ = ("event",)
+
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+    def synchronize(self) -> None:
+        self.event.synchronize()
+
+
 class Host:
     """A lane that computes on the host: results are ready when the call returns."""
 
@@ -61,7 +73,10 @@ class Cuda(Host):
         return event
 
     def wait(self, ready: Any) -> None:
-        self._stream.wait_event(ready)
+        if type(ready) is Landing:
+            ready.synchronize()
+        else:
+            self._stream.wait_event(ready)
 
     def finish(self) -> None:
         self._stream.synchronize()

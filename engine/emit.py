@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.channel import Channel
+from engine.device import Landing
 from engine.operator import Spec
 from engine.packet import Packet
 from engine.payload import Payload, Scalar
@@ -79,8 +80,13 @@ class Emitter:
 
     def frame(self, head: Packet, values: list[tuple[str, Any]], candidates: list[Lease]) -> tuple[NodeRun, Packet] | None:
         """Send one frame's values. Returns (node, packet) where the next node may be called at once instead of being queued for."""
-        device = self.node.lane.device
+        device, site = self.node.lane.device, self.node.site
+        landing = None
+        if site._landing is not None:
+            landing, site._landing = Landing(site._landing), None
         if self.tapped and self.session.tap is not None:
+            if landing is not None:
+                landing.synchronize()
             self.session.tap.made(self.node, head, values)
         ready = device.record(values) if device.asynchronous else None
         if self.keeps_last:
@@ -95,7 +101,8 @@ class Emitter:
             if name in self.signals and type(payload) is Scalar:
                 self.session.signals[f"{self.node.name}.{name}"] = payload.value
             leases = leases_of(payload, candidates) if candidates else ()
-            packet = head.with_payload(payload, leases, ready)
+            here = landing is not None and not getattr(getattr(payload, "data", None), "is_cuda", False)
+            packet = head.with_payload(payload, leases, landing if here else ready)
             if self.keeps_last:
                 for lease in leases:
                     lease.retain()

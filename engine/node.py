@@ -326,6 +326,7 @@ class NodeRun:
         for lease in self.site._leases:
             lease.release()
         self.site._leases.clear()
+        self.site._landing = None
 
     def _send_results(self, work: Work) -> tuple[NodeRun, Packet] | None:
         self.errors_in_row = 0

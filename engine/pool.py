@@ -44,8 +44,8 @@ class Lease:
 class FramePool:
     """Buffers of one shape and dtype. Grows while warming up; `allocated` counts, and must stand still in steady state."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any, *, poison: bool = False) -> None:
-        self.shape, self.dtype, self.poison = shape, dtype, poison
+    def __init__(self, shape: tuple[int, ...], dtype: Any, *, poison: bool = False, pinned: bool = False) -> None:
+        self.shape, self.dtype, self.poison, self.pinned = shape, dtype, poison, pinned
         self.lock = threading.Lock()
         self.free: list[Lease] = []
         self.allocated = 0
@@ -63,7 +63,7 @@ class FramePool:
                 lease.users = 1
                 return lease
             self.allocated += 1
-        return Lease(self, np.empty(self.shape, self.dtype))
+        return Lease(self, _pinned(self.shape, self.dtype) if self.pinned else np.empty(self.shape, self.dtype))
 
     def take_back(self, lease: Lease) -> None:
         """Called by the lease, under the lock."""
@@ -73,20 +73,29 @@ class FramePool:
         self.free.append(lease)
 
 
+def _pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """Memory that a GPU copies to while the host does something else; plain memory where there is no GPU."""
+    import torch
+
+    kind = getattr(torch, str(dtype))
+    return torch.empty(shape, dtype=kind, pin_memory=torch.cuda.is_available()).numpy()
+
+
 class Pools:
-    """Every pool of one session, by shape and dtype."""
+    """Every pool of one session, by shape and dtype; pinned ones by their node too, for nobody else may write where its copies still land."""
 
     def __init__(self, *, poison: bool = False) -> None:
         self.poison = poison
-        self._pools: dict[tuple[tuple[int, ...], str], FramePool] = {}
+        self._pools: dict[tuple[tuple[int, ...], str, str], FramePool] = {}
         self._lock = threading.Lock()
 
-    def take(self, shape: tuple[int, ...], dtype: Any) -> Lease:
-        where = (shape, str(dtype))
+    def take(self, shape: tuple[int, ...], dtype: Any, pinned: str = "") -> Lease:
+        """A buffer; `pinned`: the node that a GPU copies it for."""
+        where = (shape, str(dtype), pinned)
         pool = self._pools.get(where)
         if pool is None:
             with self._lock:
-                pool = self._pools.setdefault(where, FramePool(shape, dtype, poison=self.poison))
+                pool = self._pools.setdefault(where, FramePool(shape, dtype, poison=self.poison, pinned=bool(pinned)))
         return pool.take()
 
     @property

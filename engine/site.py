@@ -68,6 +68,8 @@ class Site:
     packet: Packet | None = None  # the frame in hand: the trigger's packet
     packets: list[Packet] = field(default_factory=list)  # those of a batch, in order; the last of them is in hand, any may be put there
     stream: StreamInfo | None = None  # for a source: what it described
+    later: bool = False  # whether `landing` may be used: this lane's results are waited for where they are read
+    _landing: Any = None
     _leases: list[Lease] = field(default_factory=list)
     _event: Callable[..., None] = _ignore
     _reset: Callable[[str, str], None] = _ignore
@@ -122,15 +124,20 @@ class Site:
 
     # ---- buffers
 
-    def empty(self, shape: tuple[int, ...], dtype: Any = "uint8") -> np.ndarray[Any, Any]:
+    def empty(self, shape: tuple[int, ...], dtype: Any = "uint8", *, pinned: bool = False) -> np.ndarray[Any, Any]:
         """A pooled host array with undefined content.
 
         Put it (or a view of it) into a payload you return, and the runtime keeps it until its last reader is done; otherwise it is scratch
-        memory of this call. Never keep it across calls.
+        memory of this call. Never keep it across calls. `pinned`: a GPU can copy to it while the host goes on (see `landing`).
         """
-        lease = self.pools.take(tuple(shape), dtype)
+        lease = self.pools.take(tuple(shape), dtype, self.node if pinned else "")
         self._leases.append(lease)
         return lease.array
+
+    def landing(self, event: Any) -> None:
+        """What this call returns in arrays on the host is whole when `event` has happened (a CUDA event, recorded): readers wait for it, this
+        lane does not. Only where `later` says that somebody listens; elsewhere a result is whole when the call returns."""
+        self._landing = event
 
     def hold(self, payload: Any) -> tuple[Lease, ...]:
         """For sinks that read on after their call has ended (a socket that sends without copying): the pooled buffers behind `payload`, kept

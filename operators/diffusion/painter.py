@@ -113,8 +113,11 @@ class Painter(Operator):
         """Denoise and decode; once more from noise alone where the result is not finite."""
         from operators.diffusion.schedule import executed
 
-        models = self.models
+        models, later = self.models, None if self.skip else self._outlet.later  # what may be shown again has to be there
         assert models is not None
+        if later is not None and later.anew:
+            source = held = None
+            later.anew = False
         while True:
             strength = self._tools.strength(self.strength, self.calm)
             run = rows.n if source is None else executed(rows.n, strength)
@@ -127,8 +130,11 @@ class Painter(Operator):
             else:
                 latent = source
             with self.site.span("decode"):
-                picture = self._outlet.emit(self._loop.decode(latent), latent, self._output, self.site)
+                pixels, note = self._loop.decode(latent), None if later is None else (run, source is None)
+                picture = self._outlet.emit(pixels, latent, self._output, self.site, note)
             if picture is not None:
+                for known in later.landed() if later is not None else ():
+                    self._unsound(*known)
                 self.site.measure(executed=run, full=self._loop.reuse.pace.full if run else 0, strength=float(strength), size=size[0])
                 return picture, latent
             self._unsound(run, source is None)

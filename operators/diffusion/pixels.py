@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from engine.site import Site
+    from operators.diffusion.landing import Later
 
 LOOK = 16  # every how many-th pixel a comparison of scenes looks at
 
@@ -124,11 +125,16 @@ class Outlet:
     On the host one fused pass of OpenCV does what three of torch do on a device; both round to the nearest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, later: Later | None = None) -> None:
         import torch
 
-        self.flag = torch.zeros(1, dtype=torch.float32)
+        self.flag = torch.zeros(3)  # on the host
         self.sum = self.flag.numpy()
+        self.later = later
+        self.sums: torch.Tensor | None = None
+        self.scratch: torch.Tensor | None = None
+        self.wide: torch.Tensor | None = None
+        self.raw: torch.Tensor | None = None
 
     @staticmethod
     def plain(pixels: torch.Tensor) -> torch.Tensor:
@@ -146,20 +152,56 @@ class Outlet:
         flat = pixels[0].permute(1, 2, 0).reshape(picture.shape[0], -1).numpy()
         cv2.addWeighted(flat, 127.5, flat, 0.0, 127.5, dst=picture.reshape(picture.shape[0], -1), dtype=cv2.CV_8U)
 
-    def emit(self, pixels: torch.Tensor, latent: torch.Tensor, size: tuple[int, int], site: Site) -> Image | None:
-        """The picture at `size` (height, width); None where latent or pixels hold a value that is not finite."""
+    def emit(self, pixels: torch.Tensor, latent: torch.Tensor, size: tuple[int, int], site: Site, note: Any = None) -> Image | None:
+        """The picture at `size` (height, width); None where latent or pixels hold a value that is not finite. With a `note` it may go by
+        `later`: it is then on its way still, and `later` tells afterwards, by this note, if it was not finite."""
         import numpy as np
         import torch
 
+        if self.sums is None or self.sums.device != pixels.device:
+            self.sums = torch.zeros(3, device=pixels.device)
+            self.parts = self.sums.unbind(0)
+            self.sum = (self.sums if pixels.device.type == "cpu" else self.flag).numpy()
         # One number tells: a sum is finite only where its terms are. It crosses to the host beside the picture, not by a wait of its own.
         # Every fourth row will do: convolutions spread a bad value wider than that.
-        self.flag.copy_(pixels[:, :, ::4].sum(dtype=torch.float32) + latent.sum())
-        pixels = pixels.float()
-        if tuple(pixels.shape[2:]) != size:
-            pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
-        picture = site.empty((*size, 3))
-        if pixels.device.type == "cpu":
+        one, two, total = self.parts
+        torch.sum(pixels[:, :, ::4], (0, 1, 2, 3), dtype=torch.float32, out=one)
+        torch.sum(latent, (0, 1, 2, 3), out=two)
+        torch.add(one, two, out=total)
+        later = None if note is None else self.later
+        if pixels.device.type == "cpu" and later is None:
+            pixels = self._sized(pixels.float(), size)
+            picture = site.empty((*size, 3))
             self.fused(pixels, picture)
-        else:
-            torch.from_numpy(picture).copy_(self.plain(pixels))
-        return Image(picture) if np.isfinite(self.sum[0]) else None
+            return Image(picture) if np.isfinite(self.sum[2]) else None
+        raw = self._bytes(pixels, size)
+        if later is not None:
+            return later.emit(raw, total, site, note)
+        picture = site.empty((*size, 3))
+        self.flag.copy_(self.sums, non_blocking=True)
+        torch.from_numpy(picture).copy_(raw)  # on a GPU this waits, for the flag too
+        return Image(picture) if np.isfinite(self.sum[2]) else None
+
+    def _sized(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """float32 pixels at `size`, in a tensor that stays where they have another."""
+        import torch
+
+        if tuple(pixels.shape[2:]) == size:
+            return pixels
+        shape = (*pixels.shape[:2], *size)
+        if self.wide is None or self.wide.shape != shape:
+            self.wide = torch.empty(shape, device=pixels.device).to(memory_format=torch.channels_last)
+        found: torch.Tensor = torch.ops.aten._upsample_bilinear2d_aa.out(pixels, list(size), False, None, None, out=self.wide)
+        return found
+
+    def _bytes(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """As `plain`, in tensors that stay."""
+        import torch
+
+        if self.scratch is None or self.scratch.shape != pixels.shape:
+            self.scratch = torch.empty(pixels.shape, device=pixels.device).to(memory_format=torch.channels_last)
+        wide = self._sized(self.scratch.copy_(pixels), size)
+        if self.raw is None or tuple(self.raw.shape[:2]) != size:
+            self.raw = torch.empty((*size, 3), dtype=torch.uint8, device=pixels.device)
+        # A half more, because the conversion to bytes cuts off what rounding would keep.
+        return self.raw.copy_(wide.mul_(127.5).add_(128.0).clamp_(0.0, 255.0)[0].permute(1, 2, 0))
