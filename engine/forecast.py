@@ -39,12 +39,24 @@ class Forecast:
         """(least, most) frames a second at the rates that programs have reached on `card`."""
         return (self.fps(card.reached[0])[0], self.fps(card.reached[1])[1])
 
+    def latency_ms(self, rate: float) -> tuple[float, float]:
+        """(least, most) ms from a frame's start to its picture at `rate` TFLOP/s, where frames come as fast as they are made: its own work,
+        that of the younger frames that it waits for, and that of those it is computed with."""
+
+        def frames(which: int) -> float:
+            return 1 + sum(node.behind[which] + node.together - 1 for node in self.nodes.values())
+
+        return (1e3 * frames(0) * self.tflop[0] / rate, 1e3 * frames(1) * self.tflop[1] / rate)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, fit for JSON."""
         whole, spared = self.memory.whole, {node: asdict(way) for node, way in self.memory.spared}
         memory = {"peak": self.memory.peak, "budget": self.memory.budget, "fits": self.memory.fits, "whole": whole, "spared": spared}
         placed = [{**asdict(p), "how": p.how, "bus_ms": round(p.bus_ms, 2)} for p in self.memory.placements]
-        fps = {card.name: {"limit": self.fps(card.peak), "reached": self.reached(card)} for card in self._cards()}
+        fps = {
+            card.name: {"limit": self.fps(card.peak), "reached": self.reached(card), "latency_ms": self.latency_ms(card.peak)}
+            for card in self._cards()
+        }  # fmt: skip
         return {
             "nodes": {name: asdict(o) for name, o in self.nodes.items()}, "tflop": self.tflop, "card": self.card.name if self.card else None,
             "fps": fps if self.tflop[1] else {}, "memory": {**memory, "placements": placed}, "warnings": list(self.warnings),
@@ -58,10 +70,16 @@ class Forecast:
         for name, node in self.nodes.items():
             if node.tflop[1]:
                 lines.append(f"  {name}: {_span(node.evaluations)} full evaluations, {_span(node.tflop, 2)} TFLOP")
+            if node.counts:
+                lines.append("    " + ", ".join(f"{_count(pair)} {what}" for what, pair in node.counts.items()))
+            if node.behind[1]:
+                with_them = f", and is computed with {node.together - 1} others" if node.together > 1 else ""
+                lines.append(f"    a picture waits for {_count(node.behind)} younger frames{with_them}")
         if self.tflop[1]:
-            lines.append("  on           at most fps    reached by tuned programs")
+            lines.append("  on           at most fps    reached by tuned programs    latency, ms at least")
             for card in self._cards():
-                lines.append(f"  {card.name:12} {_span(self.fps(card.peak)):14} {_span(self.reached(card))}")
+                reached, latency = _span(self.reached(card)), _span(self.latency_ms(card.peak), 0)
+                lines.append(f"  {card.name:12} {_span(self.fps(card.peak)):14} {reached:28} {latency}")
         budget = f" of {self.memory.budget / GB:.2f}" if self.memory.budget else ""
         lines.append(f"memory on the card: {self.memory.peak / GB:.2f}{budget} GB at the worst moment")
         if self.memory.whole > self.memory.peak:
@@ -105,6 +123,11 @@ def _told(way: Way) -> str:
     cost = f", about {way.cost_ms:.1f} ms a frame" if way.cost_ms and way.how != "host" else ""
     stays = f", {(way.stays + way.visits) / GB:.2f} GB on the card" if way.says and way.stays else ""
     return (way.says or HOW.get(way.how, way.how)) + stays + cost
+
+
+def _count(pair: tuple[float, float]) -> str:
+    low, high = (f"{value:.0f}" if value == round(value) else f"{value:.1f}" for value in pair)
+    return low if low == high else f"{low} to {high}"
 
 
 def _span(pair: tuple[float, float], digits: int = 1) -> str:

@@ -21,6 +21,7 @@ class Asked:
     """What an operator is asked about: its parameters, what feeds it, and how far the fed ones may go.
 
     `fed`: live parameter to the (least, most) value that its edge can bring, or None where nobody knows. `every`: one call in so many frames.
+    `batch`: as many frames are gathered into a call.
     """
 
     params: Mapping[str, Any]
@@ -28,6 +29,7 @@ class Asked:
     fed: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     embedded: bool = False
     every: int = 1
+    batch: int = 1
 
     def range(self, param: str) -> tuple[float, float]:
         """The least and the most a number can be."""
@@ -68,7 +70,8 @@ class Weights:
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """`activations`: bytes at the peak of a call. `tflop`: (least, most) a frame, 1 multiply-add = 2 FLOP. `evaluations`: full passes of the
-    main network a frame, likewise. `notes`: what a reader should know. `spares`: ways to compute with fewer activations."""
+    main network a frame, likewise. `notes`: what a reader should know. `spares`: ways to compute with fewer activations. `counts`: what a frame
+    is made of, in words, likewise. `behind`: (least, most) younger frames that a frame waits for. `together`: frames computed in one call."""
 
     weights: tuple[Weights, ...] = ()
     activations: int = 0
@@ -76,6 +79,9 @@ class Outlook:
     evaluations: tuple[float, float] = (0.0, 0.0)
     notes: tuple[str, ...] = ()
     spares: tuple[Way, ...] = ()
+    counts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    behind: tuple[int, int] = (0, 0)
+    together: int = 1
 
 
 def outlooks(plan: Plan) -> dict[str, Outlook]:
@@ -88,8 +94,8 @@ def outlooks(plan: Plan) -> dict[str, Outlook]:
         edges = [edge for edge in plan.edges if edge.node == node.name]
         fed = {e.port: tuple(sorted(e.map)) if e.map else None for e in edges if e.feeds == "param"}
         every = max((e.every for e in edges if e.role == "trigger"), default=1)
-        asked = Asked(node.params, frozenset(e.port for e in edges if e.feeds == "port"), fed, plan.embedded, every)  # type: ignore[arg-type]
-        answer: Outlook | None = ask(asked)
+        ports = frozenset(e.port for e in edges if e.feeds == "port")
+        answer: Outlook | None = ask(Asked(node.params, ports, fed, plan.embedded, every, node.batch))  # type: ignore[arg-type]
         if answer is not None:
             found[node.name] = answer
     return found

@@ -7,11 +7,12 @@ it counts. 1 multiply-add = 2 FLOP. It knows shapes, and neither files (but for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engine.outlook import Asked, Outlook
-from operators.diffusion.placement import is_tiny, spares, weigh, widening
+from operators.diffusion.placement import HALF, is_tiny, spares, weigh, widening
 from operators.diffusion.schedule import executed
 from operators.diffusion.sizes import width_of
 
@@ -51,7 +52,8 @@ SD2 = Family(
     69.0,
 )  # fmt: skip
 SDXL = Family(
-    Cost(52.531, 1489.2715, 46.9762), Cost(25.8695, 665.4132, 20.8037), (), 42.7,
+    Cost(52.531, 1489.2715, 46.9762), Cost(25.8695, 665.4132, 20.8037),
+    (Cost(0.0154, 24.5157, 0.0), Cost(0.017, 63.9422, 0.0), Cost(0.0187, 111.7572, 0.0)), 42.7,
 )  # fmt: skip
 WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL}  # of the text that the UNet attends to
 
@@ -78,12 +80,44 @@ def family_of(model: str) -> tuple[Family, bool]:
     return (SD2 if any(part in name for part in ("2-1", "2.1", "-2-", "sd-turbo")) else SD1), False
 
 
-def passes(params: dict[str, Any], strength: float) -> tuple[int, int]:
-    """Full passes and passes of the shallow layers that one frame executes."""
+SLOT = 320 * 64 * 64 * HALF / 1e6  # MB of one kept feature of 320 channels, times A
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one frame executes: steps, full passes of the UNet (one more where a negative prompt is heard once), passes of each ControlNet,
+    passes of the shallow layers. Fractions where frames take turns."""
+
+    run: int
+    full: float
+    nets: tuple[float, ...]
+    short: float
+
+    @property
+    def once(self) -> float:
+        """Passes beyond one a step."""
+        return max(0.0, self.full + self.short - self.run)
+
+
+def key_steps(run: int, every: int, end: float, once: bool = False) -> list[int]:
+    """The executed steps of a key frame that are full: pace.py says the same of a frame under way."""
+    return [k for k in range(run) if k == 0 or (once and k == 1) or (k % every == 0 and (end >= 1 or k < end * run))]
+
+
+def spent(params: Mapping[str, Any], strength: float, *, still: bool = False, batch: int = 1) -> Spent:
+    """What a frame executes at `strength`. `still`: where nothing moves, so that frames live on the features of others; it is the mean."""
     run = executed(int(params["steps"]), strength)
-    reuse = params.get("reuse")
-    full = -(-run // _get(reuse, "every")) if reuse else run
-    return full, run - full
+    reuse = dict(params.get("reuse") or {"every": 1, "cut": 0})
+    frames, once = int(reuse.get("frames", 1)), params["guidance"] == "rcfg-onetime" and run > 0
+    rows = bool((params.get("batching") or {}).get("stream")) and 1 < run <= batch
+    keys = range(run) if rows else key_steps(run, int(reuse["every"]), float(reuse.get("end", 1.0)), once and reuse["every"] > 1)
+    share = 1 / frames if still else 1.0
+    nets = []
+    for net in params.get("controlnets") or []:
+        start, end = float(_get(net, "start", 0.0)), float(_get(net, "end", 1.0))
+        works = [k for k in keys if not (k / run < start or (k + 1) / run > end)]
+        nets.append(share * (run if rows and works else len(works)))
+    return Spent(run, share * len(keys) + (share if once else 0), tuple(nets), run - share * len(keys))
 
 
 def settle(params: dict[str, Any], model: str, family: Family) -> None:
@@ -118,34 +152,59 @@ def outlook(asked: Asked) -> Outlook | None:
     area = side * side * max(height, width) / min(height, width) / 512**2
     tiny = is_tiny(params.get("vae"))
     encoder, decoder, coder_live = TINY if tiny else KL
-    rows = 2 if params["guidance"] == "cfg" else 1
+    rows, batch = 2 if params["guidance"] == "cfg" else 1, asked.batch
     reuse, notes = params.get("reuse"), [] if known else [f"{model} is not on this machine: its family is taken from its name"]
-    cut = family.cuts[min(_get(reuse, "cut"), len(family.cuts) - 1)] if reuse and family.cuts else None
-    if reuse and cut is None:
-        notes.append("passes of the shallow layers of this family are not counted: they are taken as full ones")
-    whole = rows * (family.unet.at(area) + sum(family.control.at(area) - HINT.at(area) for _ in nets))
-    strengths = asked.range("strength")
+    cut = family.cuts[min(int(reuse["cut"]), len(family.cuts) - 1)].at(area) if reuse else 0.0
+    unet, control = rows * family.unet.at(area), rows * (family.control.at(area) - HINT.at(area))
+    calm_strength = params.get("calm")
+    strengths = (*asked.range("strength"), *([] if calm_strength is None else [calm_strength]))
     # With nothing to start from, a frame starts from noise and runs every step.
-    starts = bool({"carry", "image"} & asked.inputs)
+    inner = bool((params.get("batching") or {}).get("carry"))
+    starts = inner or bool({"carry", "image"} & asked.inputs)
+    least, most = (min(strengths), max(strengths)) if starts else (1.0, 1.0)
+    calm, wild = (spent(params, float(s), still=still, batch=batch) for s, still in ((least, True), (most, False)))
     tflop, evaluations = [], []
-    for strength in strengths if starts else (1.0, 1.0):
-        full, short = passes(params, float(strength))
-        once = 1 if params["guidance"] == "rcfg-onetime" and full else 0  # the negative prompt, in the first step alone
-        work = (full + once) * whole + short * (rows * cut.at(area) if cut else whole)
-        evaluations.append(work / whole if whole else 0.0)
+    for frame in (calm, wild):
+        work = frame.full * unet + sum(frame.nets) * control + frame.short * rows * cut
+        evaluations.append(work / (unet + len(nets) * control))
         work += decoder.at(area) + len(nets) * HINT.at(area) + (encoder.at(area) if "image" in asked.inputs else 0)
         tflop.append(work / 1000)
-    most, _ = passes(params, float(max(strengths)) if starts else 1.0)
-    weights, more = weigh(asked, params, next(width for width, each in WIDTHS.items() if each is family), float(most), tiny)
+    weights, more = weigh(asked, params, next(width for width, each in WIDTHS.items() if each is family), float(wild.full), tiny)
     wide = 1 if tiny else widening(str(params.get("vae") or model), "" if params.get("vae") else "vae")
-    unet_live, coder_live = rows * family.live * area * 1e6, wide * coder_live * 1e6
+    slides = bool((params.get("batching") or {}).get("stream"))
+    width = (wild.run if 1 < wild.run <= batch else 1) if slides else batch
+    unet_live, coder_live = rows * width * family.live * area * 1e6, wide * coder_live * 1e6
+    kept = rows * width * area * _kept(params, wild, slides) * 1e6
     few = spares(tiny, area, round(unet_live), coder_live, decoder.at(area))
-    live = max(unet_live, coder_live * area)
+    live = max(unet_live, coder_live * area) + kept
+    behind = (max(0, calm.run - 1), max(0, wild.run - 1)) if slides and wild.run <= batch else (0, 0) if slides else (batch - 1, batch - 1)
+    counts = {
+        "nominal steps": (params["steps"], params["steps"]), "executed": (calm.run, wild.run), "full passes": (calm.full, wild.full),
+        **({f"passes of the shallow layers (cut {reuse['cut']})": (calm.short, wild.short)} if reuse else {}),
+        **({"passes of ControlNets": (sum(calm.nets), sum(wild.nets))} if nets else {}),
+    }  # fmt: skip
+    if reuse and reuse.get("frames", 1) > 1:
+        notes.append(f"the least is the mean over {reuse['frames']} frames in which nothing moves, the most a frame in which something does")
+    if params.get("skip"):
+        notes.append(f"up to {params['skip']} frames in a row in which nothing changes are not painted at all")
+    if slides and wild.run > batch:
+        notes.append(f"{wild.run} steps are executed and batch = {batch}: such frames are painted alone, one step after another")
     return Outlook(
         tuple(weights), round(live), (min(tflop), max(tflop)), (min(evaluations), max(evaluations)), (*notes, *more),
-        () if params.get("vae_tiling") is not None else few,
+        () if params.get("vae_tiling") is not None else few, counts, behind, 1 if slides else batch,
     )  # fmt: skip
 
 
-def _get(table: Any, key: str) -> Any:
-    return table[key] if isinstance(table, dict) else getattr(table, key)
+def _kept(params: Mapping[str, Any], frame: Spent, slides: bool) -> float:
+    """MB times A that deep-feature reuse keeps for one row: where passes find it and, across frames, a slot for each full step."""
+    reuse = params.get("reuse")
+    if not reuse or (reuse["every"] == 1 and reuse.get("frames", 1) == 1):
+        return 0.0
+    feature = 2 if reuse["cut"] >= 2 else 1
+    skips = reuse["cut"] + 1 if params.get("controlnets") else 0
+    slots = 0 if reuse.get("frames", 1) == 1 else 1 if slides else frame.full
+    return (1 + slots) * (feature + skips) * SLOT
+
+
+def _get(table: Any, key: str, default: Any = None) -> Any:
+    return table.get(key, default) if isinstance(table, dict) else getattr(table, key, default)

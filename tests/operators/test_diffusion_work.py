@@ -13,7 +13,7 @@ import pytest
 
 from engine.outlook import Asked, Outlook
 from operators.diffusion.sizes import TEXT
-from operators.diffusion.work import HINT, SD1, SD2, SDXL, TINY, family_of, outlook
+from operators.diffusion.work import HINT, SD1, SD2, SDXL, TINY, family_of, outlook, spent
 from operators.models.sizes import count
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -24,7 +24,7 @@ BASE: dict[str, Any] = {
 
 
 def ask(fed: tuple[float, float] | None = None, inputs: frozenset[str] = frozenset({"control", "carry"}), **more: Any) -> Outlook:
-    told = outlook(Asked({**BASE, **more}, inputs, {"strength": fed} if fed else {}))
+    told = outlook(Asked({**BASE, **more}, inputs, {"strength": fed} if fed else {}, batch=more.pop("batch", 1)))
     assert told is not None
     return told
 
@@ -35,6 +35,7 @@ def test_the_table_is_what_torch_counts() -> None:
     run = subprocess.run([sys.executable, str(BENCH / "meta_work.py"), "--only", "sd1"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     assert '"wrong": {}' in run.stdout
+    assert '"wrong_policies": {}' in run.stdout
 
 
 def test_passes_are_counted() -> None:
@@ -103,3 +104,100 @@ def test_sizes_come_from_headers_where_the_files_are(tmp_path: Path) -> None:
     text = next(w for w in told.weights if w.name == "text")
     assert (text.bytes, text.exact) == (2 * TEXT[1024].total, False)
     assert told.notes == ()
+
+
+# ---------------------------------------------------------------- passes: the table and the operator say the same
+
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "every third": {"reuse": {"every": 3, "cut": 1}}, "to a half": {"reuse": {"every": 2, "cut": 0, "end": 0.5}},
+    "for three frames": {"reuse": {"every": 2, "cut": 1, "frames": 3}}, "one full": {"reuse": {"every": 12, "cut": 1, "frames": 3}},
+    "part of a net": {"controlnets": [{"model": "net", "start": 0.2, "end": 0.7}], "reuse": {"every": 2, "cut": 1}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("strength", [0.3, 0.6])
+def test_the_operator_runs_the_passes_that_are_said(policy: str, strength: float) -> None:
+    """Passes of UNet, shallow layers and ControlNet, counted where they happen, over as many frames as live on one."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from diffusion_checkpoints import checkpoints, skeleton, stream
+
+    from engine.payload import Latent
+
+    params: dict[str, Any] = {"steps": 12, "strength": strength, "guidance": "none", **POLICIES[policy]}
+    nets = [{**net, "model": checkpoints().control} for net in params.get("controlnets", [{}])]
+    frames = params["reuse"].get("frames", 1)
+    for still in (True, False):
+        count = {"deep": 0, "any": 0, "net": 0}
+        with stream(**{**params, "controlnets": nets}) as bench:
+            models = bench.operator.models
+            for name, module in (("deep", models.unet.mid_block), ("any", models.unet.conv_out), ("net", models.nets[0].module)):
+                module.register_forward_hook(lambda *a, name=name, count=count: count.update({name: count[name] + 1}))
+            for n in range(frames):
+                bench(skeleton(0 if still else n), carry=Latent(torch.zeros(1, 4, 8, 8)))
+        said = spent({**params, "controlnets": nets}, strength, still=still)
+        assert (count["any"], count["deep"]) == pytest.approx((frames * said.run, frames * said.full))
+        assert count["net"] == pytest.approx(frames * said.nets[0])
+        assert said.short == pytest.approx(said.run - said.full)
+
+
+def test_frames_that_live_on_others_give_a_span() -> None:
+    calm = ask(reuse={"every": 15, "cut": 1, "frames": 5})
+    key = ask(reuse={"every": 15, "cut": 1})
+    assert calm.tflop[1] == pytest.approx(key.tflop[1])
+    step = SD1.unet.at(1) + SD1.control.at(1) - HINT.at(1)
+    assert key.tflop[1] - calm.tflop[0] == pytest.approx(0.8 * (step - SD1.cuts[1].at(1)) / 1000)
+    assert calm.counts["full passes"] == pytest.approx((0.2, 1.0))
+    assert calm.counts["executed"] == (15, 15)
+    assert "nothing moves" in calm.notes[-1]
+    assert calm.activations > key.activations > ask().activations  # what is kept takes room
+
+
+def test_batches_say_what_they_cost_and_how_late_they_are() -> None:
+    alone = ask(steps=4)
+    rows = ask(steps=4, batch=4, batching={"stream": True})
+    together = ask(steps=4, batch=4)
+    assert rows.tflop == together.tflop == alone.tflop
+    assert (alone.behind, alone.together) == ((0, 0), 1)
+    assert (rows.behind, rows.together) == ((3, 3), 1)
+    assert (together.behind, together.together) == ((3, 3), 4)
+    assert rows.activations > alone.activations
+    late = ask(fed=(0.5, 1.0), steps=8, batch=8, batching={"stream": True})
+    assert late.behind == (3, 7)
+    small = ask(steps=8, batch=4, batching={"stream": True})
+    assert small.behind == (0, 0)
+    assert "painted alone" in small.notes[-1]
+    inner = ask(steps=8, strength=0.5, batch=4, batching={"stream": True, "carry": True}, inputs=frozenset({"control"}))
+    assert inner.behind == (3, 3)
+
+
+def test_short_passes_of_the_large_family_are_counted() -> None:
+    told = ask(model="stabilityai/sdxl-turbo", steps=4, controlnets=[], reuse={"every": 2, "cut": 1})
+    assert told.tflop[1] == pytest.approx((2 * SDXL.unet.at(1) + 2 * SDXL.cuts[1].at(1) + TINY[1].at(1)) / 1000)
+
+
+def test_a_calm_strength_is_the_least() -> None:
+    assert ask(strength=0.6, calm=0.2).counts["executed"] == (3, 9)
+
+
+def test_the_plan_says_steps_passes_and_latency(tmp_path: Path) -> None:
+    from engine.compile import compile
+    from engine.forecast import forecast
+    from engine.load import load
+
+    (tmp_path / "g.toml").write_text(
+        '[node.film]\nop = "source.video"\nurl = "x.mp4"\n'
+        '[node.paint]\nop = "diffusion.stream"\nmodel = "sd15"\nvae = "taesd"\nguidance = "none"\nscheduler = "lcm"\nsteps = 8\n'
+        'strength = 0.5\nbatch = 4\nbatching = { stream = true }\nreuse = { every = 1, cut = 1, frames = 2 }\nin.image = "film"\n'
+        '[node.out]\nop = "sink.video"\nurl = "y.mp4"\nin.image = "paint.image"\n'
+    )
+    made = forecast(compile(load(tmp_path / "g.toml")), "rtx-4080")
+    text = str(made)
+    assert "8 nominal steps, 4 executed, 2 to 4 full passes, 2 to 0 passes of the shallow layers (cut 1)" in text
+    assert "a picture waits for 3 younger frames" in text
+    least, most = made.latency_ms(97.5)
+    assert most == pytest.approx(4 * made.tflop[1] / 97.5 * 1e3)
+    assert f"{least:.0f} to {most:.0f}" in text
+    assert made.to_dict()["fps"]["rtx-4080"]["latency_ms"] == (least, most)
