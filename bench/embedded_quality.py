@@ -36,6 +36,7 @@ from operators.figure.skeleton import draw_skeleton
 
 SEED, SIZE = 90_000, 256
 PARTS = ("quality", "flicker", "identity", "captioner", "speed")
+NEAR = 8  # px: a cell of the latent
 DIFFERENT = 36  # 0..255: a pixel farther than this from the empty place belongs to the figure
 
 
@@ -226,7 +227,10 @@ def clip(
 
 
 def flicker(model: Model, clips: int, frames: int) -> dict[str, dict[str, float]]:
-    """Mean change of the still background between frames (0..255), spread of the shirt's colour, and IoU, by mode."""
+    """Mean change of the still background between frames (0..255), what of it lies within 8 px of where the figure ever was, spread of the
+    shirt's colour, and IoU, by mode."""
+    import cv2
+
     motions = ("dance", "walk", "wave", "jack")
     out: dict[str, dict[str, float]] = {}
     for name, mode in MODES.items():
@@ -237,10 +241,12 @@ def flicker(model: Model, clips: int, frames: int) -> dict[str, dict[str, float]
             pictures, truths = clip(model, scene, text, mode, frames, 40 + 1000 * c)
             still = np.all([t.mask == 0 for t in truths], axis=0)
             still &= ~np.any([figure_of(t.image, backdrop(scene.look.place, scene.look.place_colour, SIZE, SIZE)) for t in truths], axis=0)
-            change = [np.abs(a.astype(float) - b)[still].mean() for a, b in pairwise(pictures)]
+            change = np.mean([np.abs(a.astype(float) - b).mean(-1) for a, b in pairwise(pictures)], axis=0)
+            near = still & (cv2.distanceTransform(still.astype(np.uint8), cv2.DIST_L2, 5) <= NEAR)
             shirts = [v for p, t in zip(pictures, truths, strict=True) if (v := part_colour(p, t.parts, "top")) is not None]
             ious = [score(p, scene, t)["iou"] or 0 for p, t in zip(pictures, truths, strict=True)]
-            rows.append({"bg": float(np.mean(change)), "shirt_std": float(np.std(shirts, axis=0).mean()), "iou": float(np.mean(ious))})
+            bg = {"bg": float(change[still].mean()), "bg_near": float(change[near].sum() / still.sum())}
+            rows.append({**bg, "shirt_std": float(np.std(shirts, axis=0).mean()), "iou": float(np.mean(ious))})
         out[name] = mean(rows)
     return out
 
