@@ -424,3 +424,10 @@ def test_settings_are_live_and_a_cut_that_is_not_there_changes_nothing() -> None
 def test_settings_across_frames_out_of_range_are_refused(reuse: dict[str, Any]) -> None:
     with pytest.raises(Exception, match="reuse"):
         stream(reuse={"every": 1, "cut": 1, **reuse})
+
+
+def test_a_negative_heard_once_has_features_of_its_own_shape() -> None:
+    """Its first pass has a row more: the second step is full, so that later ones find features of their rows; across frames both are kept."""
+    with stream(steps=6, strength=0.9, guidance="rcfg-onetime", negative="rain", reuse={**FOUR, "every": 4}) as bench:
+        run = Counted(bench, carry=Latent(torch.zeros(1, 4, 8, 8)))
+        assert [run() for _ in range(5)] == [3, 0, 0, 0, 3]  # steps 0, 1 and 4 of five
