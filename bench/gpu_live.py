@@ -160,6 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(0)
     if args.device == "cpu":
         torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = True  # for everybody alike
     wanted = [int(n) for n in args.phases.split(",") if n] or [phase.number for phase in PHASES]
     lab = Lab(args.device, args.tiny, args.json, {} if args.alone and args.phases else facts(args))
     phases = [phase for phase in PHASES if phase.number in wanted]

@@ -23,15 +23,15 @@ def beside(lab: Lab) -> None:
     more = wished(GRAPHS)
     lab.note("graphs", bool(more))
     painting = _stream(lab, -1)
-    with painting, paint.ours(lab, made, paint.CONFIGS[CONFIG], **more) as frame:
+    with _on(painting), paint.ours(lab, made, paint.CONFIGS[CONFIG], **more) as frame:
         seconds = 0.3 if lab.tiny else 5.0
         lab.frames(frame, seconds=2.0)
-        lab.attempt("alone", lambda: lab.frames(frame, seconds=seconds, most=2000))
-        lab.attempt("beside it, same stream", lambda: shared(lab, frame, talker, painting, seconds))
-        lab.attempt("beside it, a stream of its own", lambda: shared(lab, frame, talker, _stream(lab, -1), seconds))
-        lab.attempt("beside it, a stream that gives way", lambda: shared(lab, frame, talker, _stream(lab, 0), seconds))
+        lab.attempt("alone", lambda: lab.frames(frame, seconds=seconds, most=2000, whole=False))
+        lab.attempt("beside it, same stream", lambda: shared(lab, frame, talker, _on(painting), seconds))
+        lab.attempt("beside it, a stream of its own", lambda: shared(lab, frame, talker, _on(_stream(lab, -1)), seconds))
+        lab.attempt("beside it, a stream that gives way", lambda: shared(lab, frame, talker, _on(_stream(lab, 0)), seconds))
         lab.attempt("beside it, on few multiprocessors", lambda: green(lab, frame, talker, seconds))
-        lab.attempt("alone again", lambda: lab.frames(frame, seconds=seconds, most=2000))
+        lab.attempt("alone again", lambda: lab.frames(frame, seconds=seconds, most=2000, whole=False))
     alone = [row for row in (lab.now.get("alone"), lab.now.get("alone again")) if row and "fps" in row]
     if alone:
         fps, tail = max(row["fps"] for row in alone), min(row["p99_ms"] for row in alone)
@@ -45,17 +45,27 @@ def beside(lab: Lab) -> None:
 
 
 def _stream(lab: Lab, priority: int) -> Any:
+    """A stream of its own, None on the host."""
     if not lab.cuda:
+        return None
+    import torch
+
+    return torch.cuda.Stream(priority=priority)
+
+
+def _on(stream: Any) -> Any:
+    """A context of one thread in which work goes to `stream`."""
+    if stream is None:
         return nullcontext()
     import torch
 
-    return torch.cuda.stream(torch.cuda.Stream(priority=priority))
+    return torch.cuda.stream(stream)
 
 
 def shared(lab: Lab, frame: Callable[[int], Any], talker: Talker, where: Any, seconds: float) -> dict[str, float]:
     """Frames while a thread talks on the stream of `where`."""
     with talking(talker, where) as words:
-        found = lab.frames(frame, seconds=seconds, most=2000)
+        found = lab.frames(frame, seconds=seconds, most=2000, whole=False)
     return {**found, "words_s": round(words() / max(1e-9, found["frames"] / found["fps"]), 2)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
+from bench.gpu.nets import blank
 from engine.operator import HOST_RGB, Operator, Stamped, StreamInfo, operator
 from engine.payload import Image, Pose, Prompt, Scalar
 from engine.site import Site
@@ -86,14 +87,12 @@ class Talker:
             shape = {
                 "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": layers, "num_attention_heads": 16, "vocab_size": 60_000,
             }  # fmt: skip
+        config = LlamaConfig(**shape, tie_word_embeddings=True)
         dtype = torch.float16 if device.startswith("cuda") else torch.float32
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            with torch.device(device):
-                self.model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)).eval().requires_grad_(False)
-        finally:
-            torch.set_default_dtype(before)
+        # Never larger than it has to be, not even while it is made: the card may be a small one.
+        self.model = blank(lambda: LlamaForCausalLM(config), device, dtype, 7)
+        rotary = self.model.model.rotary_emb
+        self.model.model.rotary_emb = type(rotary)(config=config).to(device)
         self.device, self.torch, self.words = device, torch, shape["vocab_size"]
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
@@ -149,9 +148,8 @@ class Look(Operator):
         if self.tiny:
             shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 56}
         dtype = torch.float16 if site.device.startswith("cuda") else torch.float32
-        with torch.device(site.device):
-            self.network = CLIPVisionModelWithProjection(CLIPVisionConfig(**shape)).to(dtype).eval().requires_grad_(False)
-            self.seen = torch.randn(1, 3, 224, 224).to(dtype)
+        self.network = blank(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**shape)), site.device, dtype, 8)
+        self.seen = torch.randn(1, 3, 224, 224, device=site.device).to(dtype)
 
     def __call__(self, image: list[Image]) -> Any:
         import numpy as np

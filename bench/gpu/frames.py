@@ -26,10 +26,7 @@ from bench.gpu.options import BATCHES, COMPILED, GRAPHS, REUSES, chosen, wished
 
 
 def frames(lab: Lab) -> None:
-    import torch
-
     made = networks(lab)
-    torch.backends.cudnn.benchmark = True
     # What the targets are about first: if time runs out, it is the variations that are missing.
     configs = paint.configs(lab.tiny)
     for name, config in configs.items():

@@ -66,8 +66,11 @@ class Lab:
             found = found.get(name) if isinstance(found, dict) else None
         return found
 
-    def attempt(self, key: str, work: Callable[[], Any]) -> Any:
-        """Note what `work` gives. What cannot be had, or fails, is noted with its reason, and the phase goes on; a deadline ends it."""
+    def attempt(self, key: str, work: Callable[[], Any], *, cycles: bool = True) -> Any:
+        """Note what `work` gives. What cannot be had, or fails, is noted with its reason, and the phase goes on; a deadline ends it.
+
+        `cycles`: what it made may hang together in cycles, so memory is looked for in all of them afterwards, which takes a while.
+        """
         if self.left < 0:
             raise Late(key)
         try:
@@ -84,7 +87,7 @@ class Lab:
                 self.note(key, found)
             return found
         finally:
-            self.tidy()
+            self.tidy(cycles)
         return None
 
     # ---- time
@@ -94,17 +97,22 @@ class Lab:
         """Seconds that the phase still has."""
         return self.until - time.monotonic()
 
-    def sync(self) -> None:
+    def sync(self, whole: bool = True) -> None:
+        """Wait for the device, or for the current stream alone."""
         if self.cuda:
             import torch
 
-            torch.cuda.synchronize()
+            if whole:
+                torch.cuda.synchronize()
+            else:
+                torch.cuda.current_stream().synchronize()
 
-    def tidy(self) -> None:
+    def tidy(self, cycles: bool = True) -> None:
         """Give unused memory of the device back."""
         import gc
 
-        gc.collect()
+        if cycles:
+            gc.collect()
         if self.cuda:
             import torch
 
@@ -145,8 +153,13 @@ class Lab:
             call()
         return (time.perf_counter() - begun) * 1e3 / count
 
-    def frames(self, frame: Callable[[int], Any], *, seconds: float = 4.0, most: int = 240, warm: int = 3) -> dict[str, float]:
-        """Frames one after another, each with its picture on the host before the next begins: fps, and latency in ms."""
+    def frames(
+        self, frame: Callable[[int], Any], *, seconds: float = 4.0, most: int = 240, warm: int = 3, whole: bool = True
+    ) -> dict[str, float]:  # fmt: skip
+        """Frames one after another, each with its picture on the host before the next begins: fps, and latency in ms.
+
+        `whole`: nothing else is on the device, so a frame is over when the device is still; else when its own stream is.
+        """
         if self.tiny:
             seconds, most, warm = 0.2, 3, 1
         for n in range(warm):
@@ -159,7 +172,7 @@ class Lab:
                 break
             at = time.perf_counter()
             frame(warm + len(times))
-            self.sync()
+            self.sync(whole)
             times.append(time.perf_counter() - at)
         return rates(times)
 

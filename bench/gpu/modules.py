@@ -24,12 +24,12 @@ def modules(lab: Lab) -> None:
                 if batch > 4 and name.startswith("kl"):
                     continue  # a full decoder is never batched: its activations alone would fill a small card
                 for way in WAYS:
-                    lab.attempt(f"{name}.{batch}.{way}", lambda n=name, b=batch, w=way: one(lab, made, n, b, w))
+                    lab.attempt(f"{name}.{batch}.{way}", lambda n=name, b=batch, w=way: one(lab, made, n, b, w), cycles=False)
                 share(lab, name, batch)
         lab.attempt("error_fp16", lambda: error(lab, made))
         for label, shape in {"64x64": (8, 4096, 40), "32x32": (8, 1024, 80), "16x16": (8, 256, 160)}.items():
             for backend in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
-                lab.attempt(f"attention.{label}.{backend.lower()}", lambda s=shape, b=backend: attention(lab, s, b))
+                lab.attempt(f"attention.{label}.{backend.lower()}", lambda s=shape, b=backend: attention(lab, s, b), cycles=False)
 
 
 def one(lab: Lab, made: nets.Nets, name: str, batch: int, way: str) -> dict[str, float]:

@@ -59,6 +59,9 @@ def blank(make: Callable[[], Any], device: str, dtype: Any, seed: int) -> Any:
                 parameter.fill_(1.0)
             else:
                 parameter.normal_(0.0, 0.01, generator=dice)
+        for name, buffer in module.named_buffers():
+            if name.endswith("position_ids"):  # numbers that were counted where there was no memory
+                buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand_as(buffer))
     return module.eval().requires_grad_(False)
 
 
