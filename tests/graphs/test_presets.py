@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -34,11 +33,19 @@ def test_its_own_card_can_do_it(name: str) -> None:
 @every_preset
 def test_its_comments_say_what_the_forecast_says(name: str) -> None:
     text = " ".join(line.lstrip("# ") for line in (ROOT / "graphs" / f"{name}.toml").read_text(encoding="utf-8").splitlines())
-    printed = str(told(name))
-    evaluations, tflop = re.search(r"paint: (.+) full evaluations, (.+) TFLOP", printed).groups()  # type: ignore[union-attr]
-    card, limit, reached = re.search(r"^  (rtx-\S+) +(\S+(?: to \S+)?) {2,}(\S+(?: to \S+)?)\s*$", printed, re.M).groups()  # type: ignore[union-attr]
+    found = told(name)
+    (node,) = (node for node in found.nodes.values() if node.tflop[1])
+    assert found.card is not None
+    evaluations, tflop = span(node.evaluations), span(node.tflop, 2)
+    limit, reached = span(found.fps(found.card.peak)), span(found.reached(found.card))
     assert f"{evaluations} full evaluations of UNet and ControlNet a frame, {tflop} TFLOP" in text
-    assert f"on an {card} at most {limit} fps, {reached} fps at the rates" in text
+    assert f"on an {found.card.name} at most {limit} fps, {reached} fps at the rates" in text
+
+
+def span(pair: tuple[float, float], digits: int = 1) -> str:
+    """As the forecast prints it."""
+    low, high = (f"{value:.{digits}f}" for value in pair)
+    return low if low == high else f"{low} to {high}"
 
 
 @every_preset
