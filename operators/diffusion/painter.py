@@ -278,8 +278,6 @@ class Painter(Operator):
 
     def _source(self, carried: torch.Tensor | None, image: Image | None) -> torch.Tensor | None:
         """The clean latent that the frame starts from, (1, C, h, w) float32, or None."""
-        import torch
-
         models = self.models
         assert models is not None
         if self._tools.strength(self.strength, self.calm) >= 1:
@@ -291,7 +289,7 @@ class Painter(Operator):
         if carried is None or mix <= 0:
             return encoded
         carried = self._tools.moved(carried, encoded)
-        return carried if encoded is None else torch.lerp(encoded, carried, mix)
+        return carried if encoded is None else encoded.lerp_(carried, mix)
 
     def _draw(self, rows: Any, models: Models, size: tuple[int, int]) -> torch.Tensor:
         shape = (1 + (rows.n if rows.noisy else 0), models.channels, size[0] // models.fold, size[1] // models.fold)

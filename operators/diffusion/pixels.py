@@ -37,7 +37,10 @@ class Intake:
         self.at: tuple[int, int] | None = None
         self.change = 1.0
         self.tensor: torch.Tensor | None = None
+        self.there: torch.Tensor | None = None  # the bytes on the device, and from there on: floats, at the working size, in the dtype
         self.wide: torch.Tensor | None = None
+        self.small: torch.Tensor | None = None
+        self.cast: torch.Tensor | None = None
         self.bytes: torch.Tensor | None = None
         self.view: Any = None
         self.done: Any = None
@@ -72,7 +75,11 @@ class Intake:
             self.done.synchronize()  # the copy of the frame before, over long ago
         np.copyto(self.view, data)
         assert self.bytes is not None
-        raw = self.bytes.to(self.device, non_blocking=True)
+        raw = self.bytes
+        if self.device.type != "cpu":
+            if self.there is None or self.there.shape != raw.shape:
+                self.there = torch.empty(raw.shape, dtype=torch.uint8, device=self.device)
+            raw = self.there.copy_(raw, non_blocking=True)
         if self.done is not None:
             self.done.record()
         # Bytes with channels innermost are a channels_last picture as they lie: converting them is one straight pass.
@@ -81,9 +88,13 @@ class Intake:
             self.wide = torch.empty_like(picture, dtype=torch.float32)
         scaled = self.wide.copy_(picture)
         if size != tuple(data.shape[:2]):
-            scaled = torch.nn.functional.interpolate(scaled, size, mode="bilinear", antialias=True)
+            scaled = self.small = resized(scaled, size, self.small)
         torch.add(self.zero, scaled, alpha=(1.0 - self.low) / 255.0, out=scaled)
-        self.tensor, self.size = scaled.to(self.dtype), size
+        if scaled.dtype is not self.dtype:
+            if self.cast is None or self.cast.shape != scaled.shape:
+                self.cast = torch.empty_like(scaled, dtype=self.dtype)
+            scaled = self.cast.copy_(scaled)
+        self.tensor, self.size = scaled, size
         return change
 
     def recall(self, picture: np.ndarray[Any, Any] | None) -> None:
@@ -97,7 +108,7 @@ class Intake:
 
     def forget(self) -> None:
         """Drop the picture; the next one counts as new."""
-        self.view = self.bytes = self.tensor = self.wide = self.done = None
+        self.view = self.bytes = self.tensor = self.done = None
 
     def window(self, image: Image, size: tuple[int, int]) -> np.ndarray[Any, Any]:
         """The part of `image` that is read at the working `size`: a view, uint8 (H, W, 3)."""
@@ -117,6 +128,17 @@ def _difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
     one, two = a[LOOK // 2 :: LOOK, LOOK // 2 :: LOOK], b[LOOK // 2 :: LOOK, LOOK // 2 :: LOOK]
     return float(np.abs(one.astype(np.int16) - two).mean()) / 255.0 if one.size else 0.0
+
+
+def resized(pixels: torch.Tensor, size: tuple[int, int], place: torch.Tensor | None) -> torch.Tensor:
+    """float32 pixels (1, 3, H, W) at `size`, in `place` where it fits: what interpolate does with antialias, without a tensor of its own."""
+    import torch
+
+    shape = (*pixels.shape[:2], *size)
+    if place is None or place.shape != shape:
+        place = torch.empty(shape, device=pixels.device).to(memory_format=torch.channels_last)
+    found: torch.Tensor = torch.ops.aten._upsample_bilinear2d_aa.out(pixels, list(size), False, None, None, out=place)
+    return found
 
 
 class Outlet:
@@ -170,7 +192,7 @@ class Outlet:
         torch.add(one, two, out=total)
         later = None if note is None else self.later
         if pixels.device.type == "cpu" and later is None:
-            pixels = self._sized(pixels.float(), size)
+            pixels = self._sized(pixels if pixels.dtype is torch.float32 else self._floats(pixels), size)
             picture = site.empty((*size, 3))
             self.fused(pixels, picture)
             return Image(picture) if np.isfinite(self.sum[2]) else None
@@ -184,23 +206,23 @@ class Outlet:
 
     def _sized(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """float32 pixels at `size`, in a tensor that stays where they have another."""
-        import torch
-
         if tuple(pixels.shape[2:]) == size:
             return pixels
-        shape = (*pixels.shape[:2], *size)
-        if self.wide is None or self.wide.shape != shape:
-            self.wide = torch.empty(shape, device=pixels.device).to(memory_format=torch.channels_last)
-        found: torch.Tensor = torch.ops.aten._upsample_bilinear2d_aa.out(pixels, list(size), False, None, None, out=self.wide)
-        return found
+        self.wide = resized(pixels, size, self.wide)
+        return self.wide
+
+    def _floats(self, pixels: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if self.scratch is None or self.scratch.shape != pixels.shape:
+            self.scratch = torch.empty(pixels.shape, device=pixels.device).to(memory_format=torch.channels_last)
+        return self.scratch.copy_(pixels)
 
     def _bytes(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """As `plain`, in tensors that stay."""
         import torch
 
-        if self.scratch is None or self.scratch.shape != pixels.shape:
-            self.scratch = torch.empty(pixels.shape, device=pixels.device).to(memory_format=torch.channels_last)
-        wide = self._sized(self.scratch.copy_(pixels), size)
+        wide = self._sized(self._floats(pixels), size)
         if self.raw is None or tuple(self.raw.shape[:2]) != size:
             self.raw = torch.empty((*size, 3), dtype=torch.uint8, device=pixels.device)
         # A half more, because the conversion to bytes cuts off what rounding would keep.
