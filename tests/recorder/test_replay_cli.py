@@ -72,6 +72,11 @@ steps       = 1
 width       = 64
 height      = 64
 threads     = 1
+hold        = 0.9
+skip        = 1
+skip_change = 0.2
+flow        = { on = "control", noise = true }
+remember    = { anchor = true }
 in.control  = ["skeleton"]
 in.carry    = "paint.latent@-1"
 in.strength = { from = "steady", map = [1.0, 0.6] }
