@@ -133,13 +133,28 @@ def test_the_whole_script_on_tiny_networks(tmp_path: Path) -> None:
     path = tmp_path / "tiny.json"
     assert gpu_live.main(["--device", "cpu", "--tiny", "--json", str(path), "--seconds", "300"]) == 0
     told = json.loads(path.read_text())["phases"]
-    assert {name: found["ended"] for name, found in told.items()} == {phase.name: "whole" for phase in gpu_live.PHASES}
-    text = json.dumps(told)
-    assert '"failed"' not in text
+    assert told.keys() == {phase.name for phase in gpu_live.PHASES}
+    assert all(found["ended"].startswith(("whole", "out of time")) for found in told.values()), "a busy machine may be late, and no more"
+    assert '"failed"' not in json.dumps(told)
     frames = told["4 frames"]["b: 4 LCM steps, ControlNet"]
     assert frames["A diffusers"]["fps"] > 0
     assert frames["E ours, in a session"]["p95_ms"] >= frames["E ours, in a session"]["p50_ms"] > 0
     assert told["6 capped"]["live_2060, 6 GB"]["frames"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_phase_in_a_process_of_its_own_is_ended_with_its_time(lab: Lab) -> None:
+    """What it wrote until then is there; with enough time it ends by itself."""
+    pytest.importorskip("diffusers")
+    (networks,) = (phase for phase in gpu_live.PHASES if phase.number == 1)
+    lab.begin(networks.name, 200)
+    gpu_live.in_process(lab, networks, 200)
+    assert lab.now["check"]["unet"]["finite"]
+    assert stored(lab)["phases"][networks.name]["ended"] == "whole"
+    lab.begin(networks.name, 1)
+    with pytest.raises(Late, match="ended"):
+        gpu_live.in_process(lab, networks, 0.5)
 
 
 def test_without_a_gpu_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
