@@ -68,3 +68,15 @@ def test_a_required_parameter_of_a_class_needs_a_first_value():
     g.node("sink", "toy.collect", a="stir")
     with pytest.raises(GraphError, match=r"'level' of recordtest\.needs is required"):
         compile(g.build())
+
+
+def test_epochs_count_towards_the_limit_as_everything_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A film that loops for weeks begins an epoch with every round, and nothing else may ever happen."""
+    monkeypatch.setattr(record, "LIMIT", 20)
+    g = GraphBuilder("test")
+    g.node("src", "toy.count", count=100, cut_at=list(range(1, 100)))
+    g.node("sink", "toy.collect", a="src")
+    session = Session(compile(g.build()), executor="inline")
+    session.run()
+    assert not session.recording.complete
+    assert len(session.recording.stamps) + len(session.recording.resets) <= 20
