@@ -3,7 +3,7 @@
 Ours is a whole offline graph, a source with pooled buffers and a lossless `sink.zmq`: engine, header and leases included. Baselines in the same
 run, each a bare pyzmq loop (XPUB, multipart with a MessagePack header, waiting for its subscriber): without copying, one array again and
 again; the same from a ring of HWM + 2 arrays, as a program must whose pictures differ, or it writes over what has not been sent; with copies;
-and `send_pyobj`. All arrays have been written to before: memory that never was is one page of zeros to the kernel, and costs nothing to read.
+and `send_pyobj`. All arrays are made and written to before the clock starts: memory that never was written is one page of zeros to the kernel.
 Frames a second are counted by the receiving process, from its first frame to its last; CPU time is the sending process's, ZeroMQ's threads
 included. The `floor` is what no publisher in this engine can go below: the bare loop, and a graph of the same source with a sink that does
 nothing. Ratios are medians over the rounds, each of ours to theirs within a round.
@@ -95,7 +95,7 @@ print(json.dumps(ages[3:]))
 
 @operator("bench.pictures")
 class Pictures(Operator):
-    """`frames` pictures in pooled buffers, each written once: what is measured is what carries them. `period_ms` apart, 0: as fast as taken."""
+    """`frames` pictures in pooled buffers, not written to: what is measured is what carries them. `period_ms` apart, 0: as fast as taken."""
 
     def __init__(self, *, frames: int, period_ms: float = 0.0) -> None:
         self.frames, self.period = frames, round(period_ms * 1e6)
@@ -105,10 +105,7 @@ class Pictures(Operator):
         for i in range(self.frames):
             if self.period and not self.site.sleep_until(start + i * self.period):
                 return
-            picture = self.site.empty(SHAPE)
-            if picture.item(0) != LEVEL:
-                picture[:] = LEVEL
-            yield Stamped(Image(picture), pts=i * max(self.period, 1000))  # type: ignore[misc]
+            yield Stamped(Image(self.site.empty(SHAPE)), pts=i * max(self.period, 1000))  # type: ignore[misc]
 
 
 @operator("bench.nowhere")
@@ -133,7 +130,7 @@ class Receiver:
     def __init__(self) -> None:
         self.process = subprocess.Popen([sys.executable, "-c", RECEIVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def measure(self, url: str, frames: int, send: Callable[[], None], *, pickled: bool = False) -> dict[str, float]:
+    def measure(self, url: str, frames: int, send: Callable[[], object], *, pickled: bool = False) -> dict[str, float]:
         """fps, and CPU milliseconds a frame on both sides."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -150,7 +147,21 @@ class Receiver:
         self.process.wait()
 
 
-def bare(url: str, frames: int, *, copy: bool, pickled: bool = False, slots: int = 1) -> None:
+def pictures(count: int) -> list[Any]:
+    return [np.full(SHAPE, LEVEL, np.uint8) for _ in range(count)]
+
+
+def ready(url: str, frames: int) -> Session:
+    """A session whose buffers are there and have been written to."""
+    session = Session(graph(url, frames))
+    leases = [session.pools.take(SHAPE, "uint8") for _ in range(HWM + 32)]
+    for lease in leases:
+        lease.array[:] = LEVEL
+        lease.release()
+    return session
+
+
+def bare(url: str, frames: int, arrays: list[Any], *, copy: bool = False, pickled: bool = False) -> None:
     """The smallest loop that loses nothing."""
     context = zmq.Context()
     socket = context.socket(zmq.XPUB)
@@ -158,9 +169,8 @@ def bare(url: str, frames: int, *, copy: bool, pickled: bool = False, slots: int
     socket.setsockopt(zmq.XPUB_NODROP, 1)
     socket.bind(url)
     socket.recv()
-    pictures = [np.full(SHAPE, LEVEL, np.uint8) for _ in range(slots)]
     for n in range(frames):
-        picture = pictures[n % slots]
+        picture = arrays[n % len(arrays)]
         if pickled:
             socket.send_pyobj(picture)
         else:
@@ -212,14 +222,14 @@ def main() -> None:
         def measure() -> dict[str, float]:
             url = address(kind)
             if how == "ours":
-                return receiver.measure(url, n, Session(graph(url, n)).run)
-            pickled, slots = how == "send_pyobj", HWM + 2 if how == "ring" else 1
-            return receiver.measure(url, n, lambda: bare(url, n, copy=how == "copy", pickled=pickled, slots=slots), pickled=pickled)
+                return receiver.measure(url, n, ready(url, n).run)
+            pickled, arrays = how == "send_pyobj", pictures(HWM + 2 if how == "ring" else 1)
+            return receiver.measure(url, n, lambda: bare(url, n, arrays, copy=how == "copy", pickled=pickled), pickled=pickled)
 
         return measure
 
     def engine() -> dict[str, float]:
-        cpu, wall = cpu_seconds(Session(graph("", n)).run)
+        cpu, wall = cpu_seconds(ready("", n).run)
         return {"fps": n / wall, "tx_cpu_ms": cpu / n * 1e3, "rx_cpu_ms": 0.0}
 
     kinds = ["tcp", "ipc"] if zmq.has("ipc") else ["tcp"]

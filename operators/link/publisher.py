@@ -30,6 +30,10 @@ LINGER_S = 1.0
 """How long the last frames may take to leave when the run ends."""
 WAIT_MS = 50
 """How long a lossless stream waits for room before it looks up."""
+FLOW_S = 0.05
+"""While frames follow each other faster than this, lanes look for news themselves: the socket has some for every few frames."""
+LOOK_S = 0.02
+"""How often at most they do."""
 NEAR_BYTES = 256 << 10
 """What the system buffers for a peer on this machine. What it would choose itself, for long ways, does not stay in the processor's cache: a
 frame would go through memory once more. Nor do old frames wait there."""
@@ -81,6 +85,7 @@ class Publisher:
         self._closing = False
         self._subscriptions: Counter[bytes] = Counter()
         self._in_use: set[int] = set()  # pooled memory that ZeroMQ still reads from
+        self._sent = self._next_look = 0.0  # when the last frame was, and when lanes look for news again
         self._context: Any = zmq.Context()
         self._socket: Any = self._context.socket(zmq.XPUB)
         self._bell, self._inbox = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
@@ -95,7 +100,7 @@ class Publisher:
             self._close_sockets(0)
             raise
         self._descriptor = self._socket.getsockopt(zmq.FD)
-        self.endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._thread = threading.Thread(target=self._run, name=f"publish {self.endpoint}", daemon=True)
         self._thread.start()
 
@@ -186,9 +191,10 @@ class Publisher:
                 left -= 1
                 send(part, more if left else flags, copy=False)
             stream.count += 1
-            if self._socket.getsockopt(self._events) & self._readable:  # it may have come while we had the socket: the thread was not told
-                self._read_subscriptions()
-        stream.times.append(time.monotonic())
+            self._sent = now = time.monotonic()
+            if now >= self._next_look:  # what comes while a lane has the socket, the thread is not told of
+                self._look(now)
+        stream.times.append(now)
         if stream.state == "loading":
             stream.state = "online"
         return True
@@ -214,7 +220,10 @@ class Publisher:
         poller.register(self._inbox, zmq.POLLIN)
         poller.register(self._descriptor, zmq.POLLIN)  # not the socket: looking at that would need the lock
         while not self._closing:
-            poller.poll(self._patience())
+            if time.monotonic() - self._sent < FLOW_S:
+                self._inbox.poll(round(FLOW_S * 1000))
+            else:
+                poller.poll(self._patience())
             with suppress(zmq.Again):
                 while True:
                     self._inbox.recv(zmq.NOBLOCK)
@@ -236,9 +245,8 @@ class Publisher:
 
     def _attend(self) -> None:
         """Read who has come and gone, and give the signs of life that are due."""
-        if self._socket.getsockopt(self._events) & self._readable:
-            self._read_subscriptions()
         now = time.monotonic()
+        self._look(now)
         for stream in self.streams:
             if now >= stream.next_beat:
                 stream.next_beat = now + BEAT_S
@@ -256,6 +264,11 @@ class Publisher:
         except self._again:
             return False
         return True
+
+    def _look(self, now: float) -> None:
+        self._next_look = now + LOOK_S
+        if self._socket.getsockopt(self._events) & self._readable:
+            self._read_subscriptions()
 
     def _read_subscriptions(self) -> None:
         joined: list[bytes] = []
