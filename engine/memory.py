@@ -20,6 +20,7 @@ from engine.plan import Plan
 RESERVE = 600 * 2**20  # the driver's context, libraries' workspaces and fragments: a guess until measured on the card
 BUS = 12e9  # bytes a second from pinned memory over PCIe 3.0 x16, about
 HOST_MS = 20.0  # what a model on the host is taken to cost frames: cores that decode and encode want too
+ALTERS_MS = 25.0  # how much dearer a way counts that changes what comes out: more than that, so that it comes after it
 POWERS = "KMGT"
 
 
@@ -88,14 +89,14 @@ def plan_memory(
         return budget is None or peak() <= budget
 
     whole = peak()
-    for _, i, k in sorted((way.cost_ms, i, k) for i, mine in enumerate(ways) for k, way in enumerate(mine) if k):
+    for _, i, k in sorted((_price(way), i, k) for i, mine in enumerate(ways) for k, way in enumerate(mine) if k):
         if fits():
             break
         if _weight(ways[i][k]) < _weight(ways[i][at[i]]):
             at[i] = k
-    for i in sorted(range(len(ways)), key=lambda i: -ways[i][at[i]].cost_ms) if fits() else ():
+    for i in sorted(range(len(ways)), key=lambda i: -_price(ways[i][at[i]])) if fits() else ():
         now = at[i]
-        for k in sorted(range(len(ways[i])), key=lambda k: (ways[i][k].cost_ms, k)):
+        for k in sorted(range(len(ways[i])), key=lambda k: (_price(ways[i][k]), k)):
             if k == now:
                 break
             at[i] = k
@@ -119,6 +120,10 @@ def _ways(weights: Weights, moves: bool) -> tuple[Way, ...]:
 
 def _move_ms(weights: Weights) -> float:
     return 1e3 * weights.bytes * min(1.0, weights.per_frame) / BUS
+
+
+def _price(way: Way) -> float:
+    return way.cost_ms + (ALTERS_MS if way.alters else 0.0)
 
 
 def _weight(way: Way) -> float:

@@ -41,8 +41,9 @@ class Asked:
 class Way:
     """One way to keep a model, called `how`: bytes that stay on the card, that visit it while the model works, and of activations (`live`).
 
-    `cost_ms`: what it adds to a frame, estimated; the memory plan takes what costs least. `says`: the way in words. The operator finds `how` in
-    `Site.placed`; "resident", "offload" and "host" the engine knows, any other name is between the operator and itself.
+    `cost_ms`: what it adds to a frame, estimated; the memory plan takes what costs least. `alters`: what comes out is not quite the same, so
+    whatever nobody waits for gives way first. `says`: the way in words. The operator finds `how` in `Site.placed`; "resident", "offload" and
+    "host" the engine knows, any other name is between the operator and itself.
     """
 
     how: str
@@ -50,6 +51,7 @@ class Way:
     visits: int = 0
     live: int = 0
     cost_ms: float = 0.0
+    alters: bool = False
     says: str = ""
 
 

@@ -178,19 +178,21 @@ def way_of(how: str, size: Sizes, often: float, factor: int = 1, backend: str = 
         case "offload" | "staged":
             return Way(how, visits=whole, cost_ms=1e3 * min(1.0, often) * whole / BUS, says=SAYS[how])
         case "fp8":
-            return Way(how, stays=rest + layers, cost_ms=widen, says=SAYS[how])
+            return Way(how, stays=rest + layers, cost_ms=widen, alters=True, says=SAYS[how])
         case "fp8+offload":
             moved = rest + layers
-            return Way(how, visits=moved, cost_ms=widen + 1e3 * min(1.0, often) * moved / BUS, says=f"{SAYS['fp8']}, {SAYS['offload']}")
+            moving = widen + 1e3 * min(1.0, often) * moved / BUS
+            return Way(how, visits=moved, cost_ms=moving, alters=True, says=f"{SAYS['fp8']}, {SAYS['offload']}")
         case "group":
             return Way(how, stays=rest, visits=min(LARGEST, HALF * layers), cost_ms=1e3 * often * HALF * layers / BUS, says=SAYS[how])
         case "fp8+group":
             moving = widen + 1e3 * often * layers / BUS
-            return Way(how, stays=rest, visits=min(LARGEST, HALF * layers), cost_ms=moving, says=f"{SAYS['group']}, in 8-bit floats")
+            says = f"{SAYS['group']}, in 8-bit floats"
+            return Way(how, stays=rest, visits=min(LARGEST, HALF * layers), cost_ms=moving, alters=True, says=says)
     bits = int(how.removeprefix("int"))
     backend = backend if backend != "auto" else next(iter(quantise.installed(bits)), "torchao" if bits == 8 else "bitsandbytes")
     packed = quantise.bytes_of(backend, bits, linear=size.linear, conv=size.conv, rest=size.total - layers)
-    return Way(how, stays=packed, cost_ms=widen, says=f"{SAYS[how]} by {backend}")
+    return Way(how, stays=packed, cost_ms=widen, alters=True, says=f"{SAYS[how]} by {backend}")
 
 
 def spares(tiny: bool, area: float, floor: int, coder_live: float, decoder_gflop: float, batch: int = 1) -> tuple[Way, ...]:

@@ -104,6 +104,16 @@ def test_ways_are_taken_in_order_of_cost(budget: int, net: str, words: str, spar
     assert plan.peak == sum(w.stays for w in chosen) + max(w.visits for w in chosen) + plan.activations
 
 
+def test_whoever_nobody_waits_for_goes_before_a_picture_is_changed() -> None:
+    """Eight bits would be cheap, and enough: but then somebody would see it."""
+    net = Weights("net", 2 * GB, True, ways=(Way("resident", stays=2 * GB), Way("fp8", stays=GB, cost_ms=1.0, alters=True)))
+    eyes = Weights("eyes", GB, True, 1.0, anywhere=True)
+    plan = plan_memory({"paint": Outlook((net,)), "look": Outlook((eyes,))}, 2 * GB + 1, reserve=0)
+    assert ways(plan) == {"net": "resident", "eyes": "host"}
+    tight = plan_memory({"paint": Outlook((net,)), "look": Outlook((eyes,))}, GB + GB // 2, reserve=0)
+    assert ways(tight) == {"net": "fp8", "eyes": "host"}
+
+
 def test_what_turned_out_not_to_be_needed_is_taken_back() -> None:
     """Five cheap steps come before the one that helps: only that one stays."""
     small = tuple(

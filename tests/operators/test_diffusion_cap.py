@@ -153,10 +153,10 @@ def test_the_preset_runs_as_it_was_planned_from_headers(vram: str) -> None:
             assert held[part] - rotated.get(part, 0) == planned(session)[part]
         assert held["unet"] == planned(session)["unet"] + planned(session)["ip adapter 1"]
     else:
-        assert ways["unet"] == "fp8+group"
+        assert ways["unet"] == "group"
         assert ways["text"] == ways["vae"] == "offload"
         placed = [e for e in session.events if e["what"] == "placed"]
-        assert placed[0]["unet"] == "fp8+group"
+        assert placed[0]["unet"] == "group"
     assert told.memory["fits"] == (vram == "6GB")
 
 
