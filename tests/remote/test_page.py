@@ -6,12 +6,16 @@ Skips where no Chromium is installed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import chrome
 import pytest
 from chrome import Chrome
 from shown import BITS, BLOCK, Shown, film, shown
+
+from engine import Knob, Live, operator
+from engine.graph import Govern, GraphBuilder, KnobRule, as_input
+from engine.payload import Image, Scalar
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(chrome.program() is None, reason="no Chromium on this machine")]
 
@@ -192,3 +196,36 @@ def test_a_lost_connection_is_said_and_made_again(browser: Chrome) -> None:
         assert number == believed
     browser.until("document.querySelector('#link').dataset.state !== 'live'")  # the run is over
     browser.open("about:blank")
+
+
+@operator("shown.level")
+def level(image: Image) -> Scalar:
+    """How red it is, 0..1."""
+    return Scalar(float(image.data[50, 0, 0]) / 200)
+
+
+@operator("shown.knobs")
+def knobs(image: Image, *, steps: Annotated[int, Knob(1, 60)] = 15, strength: Annotated[float, Live(0, 1)] = 0.5) -> Image:
+    """The picture as it is."""
+    return image
+
+
+def test_what_an_edge_feeds_is_shown_and_not_to_be_touched_and_a_knob_that_is_set_is_held_until_its_mark_is_pressed(browser: Chrome) -> None:
+    g = GraphBuilder("held", clock="live", govern=Govern(1000.0, (KnobRule("paint.steps", (10, 22)),)))
+    g.node("film", "shown.film", fps=25.0)
+    g.node("level", "shown.level", image="film")
+    g.node("paint", "shown.knobs", image="film", strength=as_input("strength", {"from": "level"}))
+    g.node("out", "sink.null", image="paint")
+    with shown(g.build()) as run:
+        opened(browser, run)
+        field, mark = "document.querySelector('#c-paint-strength')", "document.querySelector('.tag.governed')"
+        assert browser.evaluate(f"{field}.disabled") is True
+        value = browser.evaluate(f"{field}.value")
+        browser.until(f"{field}.value !== {value!r}")  # the value of now
+        assert browser.evaluate(f"[{mark}.textContent, {mark}.disabled]") == ["governed", True]
+        browser.evaluate("(() => { const s = document.querySelector('#c-paint-steps'); s.value = 12; s.dispatchEvent(new Event('input')); })()")
+        browser.until(f"{mark}.dataset.held === 'true'")
+        assert run.session.governing.held == {"paint.steps"}
+        browser.evaluate(f"{mark}.click()")
+        browser.until(f"{mark}.dataset.held === 'false'")
+        assert not run.session.governing.held
