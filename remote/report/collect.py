@@ -21,6 +21,7 @@ from engine.payload import Image, Latent, Payload, Pose
 
 if TYPE_CHECKING:
     from engine.session import Session
+    from remote.report.device import DeviceTimes
 
 LANE = "report"
 KEPT, METER, PALETTE = "report_pictures", "report_identity", "report_palette"
@@ -37,6 +38,7 @@ class Report(Attachment):
         self.memory: list[tuple[int, dict[str, float]]] = []  # when (ns on the session's clock), MB by name
         self.ages: list[tuple[int, float, float]] = []  # when, p50 and p95 of the frames since the last tick, ms
         self.pauses: deque[tuple[int, float]] = deque(maxlen=20_000)  # when (monotonic ns), ms
+        self.device: DeviceTimes | None = None
         self._collecting = self._told = 0
         self._seen = 0
         self.palette: list[tuple[int, int, dict[str, Any]]] = []  # seq, pts, colours by region
@@ -65,6 +67,9 @@ class Report(Attachment):
         return replace(graph, nodes=(*graph.nodes, *more))
 
     def attached(self, session: Session) -> None:
+        from remote.report.device import device_times
+
+        self.device = device_times(session)
         gc.callbacks.append(self._collected)
 
     def tick(self, session: Session) -> None:
@@ -73,6 +78,8 @@ class Report(Attachment):
 
         now = session.clock.now()
         self._tell(session)
+        if self.device is not None:
+            self.device.look()
         facts = memory(session)
         sample = {"process": (facts["rss"] or 0) / 1e6}
         if "device" in facts:
@@ -102,7 +109,9 @@ class Report(Attachment):
         pictures = list(keeper.kept) if keeper is not None else []
         palette: Any = session.nodes[PALETTE].operator if PALETTE in session.nodes else None
         self.palette = list(palette.kept) if palette is not None else []
-        text = page(session, gather(session), self, pictures, error)
+        if self.device is not None:
+            self.device.look()
+        text = page(session, gather(session, self.device.times if self.device is not None else {}), self, pictures, error)
         try:
             self.path.write_text(text, encoding="utf-8")
         except OSError as failure:

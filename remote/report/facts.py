@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +73,11 @@ class Facts:
         return any(part.startswith(f"{name}.") for part in self.times)
 
 
-def gather(session: Session) -> Facts:
-    """Everything that the rings, the events and the measurements of `session` hold; long runs have lost their beginning."""
+def gather(session: Session, on_device: Mapping[str, Mapping[int, float]] | None = None) -> Facts:
+    """Everything that the rings, the events and the measurements of `session` hold; long runs have lost their beginning.
+
+    `on_device`: what parts took on a GPU ("node.part" to {seq: ms}), in place of what the host took to submit them.
+    """
     sinks = {name for name, node in session.nodes.items() if node.spec.sink}
     sources = {name for name, node in session.nodes.items() if node.spec.source}
     watchers = {name for name, node in session.nodes.items() if node.lane.name in ("slow", "report", "preview")}
@@ -100,6 +104,8 @@ def gather(session: Session) -> Facts:
                 times[name].pop(seq) if session.plan.live else None  # a live source mostly waits for its camera
             elif name in sinks and name not in watchers:
                 done[seq] = max(done.get(seq, 0), ended)
+    for name, found in (on_device or {}).items():
+        times[name].update({seq: ms for seq, ms in found.items() if seq in times[name]})
     facts.times = {name: found for name, found in times.items() if found}
     facts.left = {seq: facts.seconds(at) for seq, at in sorted(done.items())}
     facts.total = {seq: (at - made[seq]) / MS for seq, at in done.items() if seq in made}

@@ -21,6 +21,7 @@ from engine.session import Session
 from engine.testing import Bench
 from remote.report import plots
 from remote.report.collect import KEPT, METER, PALETTE, Report
+from remote.report.device import DeviceTimes
 from remote.report.facts import Facts, gather
 
 MS = 1_000_000
@@ -98,6 +99,60 @@ def test_parts_of_a_source_belong_to_the_frame_that_they_made() -> None:
     facts = gather(session)
     assert set(facts.times["src.picture"]) == {0, 1, 2}
     assert session.summary().parts["src.picture"].keys() == {"p50", "p95", "p99"}
+
+
+class Event:
+    """A device event that happens when told; its time is the number of its record."""
+
+    count = 0
+    happened = False
+
+    def record(self) -> None:
+        Event.count += 1
+        self.at = Event.count
+
+    def query(self) -> bool:
+        return Event.happened
+
+    def elapsed_time(self, other: Event) -> float:
+        return 10.0 * (other.at - self.at)
+
+
+def test_parts_on_a_device_are_timed_by_its_events_and_nobody_waits() -> None:
+    Event.count, Event.happened = 0, False
+    found = DeviceTimes(Event)
+    with Bench("toy.measures") as bench:
+        spans: list[str] = []
+        bench.site._span = lambda begun, ended, name, seq, epoch: spans.append(name)
+        found.watch(bench.site)
+        bench(Scalar(1.0), seq=5)
+        found.look()
+        assert found.times == {}  # under way
+        Event.happened = True
+        found.look()
+    (part,) = found.times
+    assert spans == [part]  # the host's time is written as before
+    assert found.times[part] == {5: 10.0}
+
+
+def test_a_part_that_fails_is_over_too() -> None:
+    Event.count, Event.happened = 0, True
+    found = DeviceTimes(Event)
+    with Bench("toy.measures") as bench:
+        found.watch(bench.site)
+        bench(Scalar(1.0), seq=1)
+        with pytest.raises(ValueError, match="as told"), bench.site.span("inner"):
+            raise ValueError("as told")
+    assert Event.count == 4
+
+
+def test_the_device_s_times_stand_in_place_of_the_host_s() -> None:
+    session = played(x=3 * MS)
+    (part,) = (name for name in gather(session).times if name.startswith("x."))
+    facts = gather(session, {part: {1: 7.5, 99: 1.0}})
+    assert facts.times[part][1] == 7.5
+    assert facts.times[part][2] == gather(session).times[part][2]
+    assert 99 not in facts.times[part]  # a frame that nobody knows
 
 
 def test_the_summary_has_what_operators_measured() -> None:
