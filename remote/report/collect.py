@@ -96,7 +96,7 @@ class Report(Attachment):
         """Put long pauses into the run's log, from here: a collection may begin anywhere, also where the log is being written."""
         pauses = list(self.pauses)
         for at, ms in pauses[self._told :] if len(pauses) < (self.pauses.maxlen or 0) else ():
-            if ms >= PAUSE_MS and at >= session.started:
+            if ms >= PAUSE_MS and session.first_out is not None and at >= session.first_out:  # while models load there are many
                 session.event("gc_pause", "", -1, ms=round(ms, 2), ended_ms_ago=round((time.monotonic_ns() - at) / 1e6 - ms, 1))
         self._told = len(pauses)
 

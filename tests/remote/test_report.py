@@ -170,7 +170,7 @@ def test_bands_of_colours_are_as_high_as_their_shares() -> None:
 def test_long_pauses_of_the_collector_are_in_the_log(tmp_path: Path) -> None:
     """Only those of the run, only long ones, each once."""
     report, session = Report(tmp_path / "r.html"), played()
-    session.started = 1_000
+    session.first_out = 1_000
     report.pauses.extend([(500, 80.0), (2_000, 1.0), (3_000, 7.0)])
     report._tell(session)
     report._tell(session)
