@@ -101,31 +101,30 @@ class Loop:
             return self._replayed(rig, rows, begin, noise, controls, check)
         if held is not None and steps:
             held.pin(basis.latent[0], start, *rows.start[begin])
-        now = 0
+        now, lone, given, answer = 0, 0, basis.input, basis.answer
         for k in range(steps):
             check()
             i = begin + k
-            lone = int(rows.onetime and k > 0)  # only the first step hears the negative prompt
-            if lone and k == 1:
+            if k == 1 and rows.onetime:  # only the first step hears the negative prompt
+                lone, given, answer = 1, given[1:], [each[1:] for each in answer]
                 told = Told(cond[1:], extra, None if added is None else {name: each[1:] for name, each in added.items()})
                 if self.looks is not None:
                     self.looks.alone = 1
-            given = basis.input[lone:]
             given.copy_(basis.latent[now])
             if rows.scaled:
                 given.mul_(rows.scale[i])
-            kind, nets = self._course(k, steps, controls)
+            kind, works = self._course(k, steps, controls)
             if self.memory is not None:
                 self.memory.enter(i if kind == "full" else ~i)
             if rig is not None:
                 rig.t.copy_(rows.t[i])
-                self._run(rig, f"pass {lone}", kind, nets)
+                self._run(rig, f"pass {lone}", kind, works)
                 found = rig.out[lone:]
             elif kind == "full":
-                found = self.passes.full(given, rows.t[i], told, [control for control in controls if control.net in nets])
+                found = self.passes.full(given, rows.t[i], told, works)
             else:
                 found = self.passes.short(given, rows.t[i], told)
-            basis.answer[now][lone:].copy_(found)
+            answer[now].copy_(found)
             if rows.onetime and not k:
                 against = torch.mm(rows.against[i], basis.turns[now]).view(basis.source[0].shape)
                 for each in basis.source:
@@ -153,11 +152,11 @@ class Loop:
         for basis in (*self.bases.values(), *self.rigs.values()):
             basis.clear()
 
-    def _course(self, k: int, steps: int, controls: Sequence[Control]) -> tuple[str, list[Net]]:
+    def _course(self, k: int, steps: int, controls: Sequence[Control]) -> tuple[str, list[Control]]:
         """Which pass executed step `k` takes, and which ControlNets work in it."""
         if self.reuse is not None and not self.reuse.due(k):
             return "short", []
-        return "full", [control.net for control in controls if control.net.active(k, steps)]
+        return "full", [control for control in controls if control.net.active(k, steps)]
 
     # ---- captured
 
@@ -234,8 +233,8 @@ class Loop:
 
         return self.graphs.get((rig.key, what, kind, tuple(map(id, nets)), self._facts(rig)), make)
 
-    def _run(self, rig: Rig, what: str, kind: str, nets: list[Net]) -> None:
-        entry = self._entry(rig, what, kind, nets)
+    def _run(self, rig: Rig, what: str, kind: str, works: list[Control]) -> None:
+        entry = self._entry(rig, what, kind, [control.net for control in works])
         entry.run()
         if entry.graph is None and self._facts(rig) != entry.key[-1]:  # it made what was not there: next time it will be another one
             assert self.graphs is not None
