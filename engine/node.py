@@ -129,7 +129,7 @@ class NodeRun:
             for side in self.waits:  # a partner of a frame that will not come may arrive after that was known
                 side.passed(self.trigger.settled)
             return None
-        if type(head) is Packet and not self.dead and not self._settled(head):
+        if type(head) is Packet and not self.dead and head.seq >= self.since and not self._settled(head):
             return None
         return None if self.blocked() else head.seq
 

@@ -245,6 +245,8 @@ class Swap:
             channel = before.get(reader(edge)) if edge.source in kept and edge.node in kept else None
             if channel is not None:
                 channel.edge = edge
+                if edge.role == "exact":  # behind a source made anew: what it does not bring any more, nobody may wait for
+                    channel.settled = max(channel.settled, self._since[edge.source] - 1)
             elif edge.role != "constant":
                 channel = Channel(edge, nodes[edge.node], session)
                 channel.producer = nodes[edge.source]

@@ -331,6 +331,34 @@ def test_sources_in_step_stop_at_the_same_frame(executor: str) -> None:
 
 
 @BOTH
+def test_a_join_behind_a_kept_node_does_not_wait_for_frames_that_a_source_made_anew_never_brings(executor: str) -> None:
+    """The frame that waits at the gate of the old source is gone, so the new one begins a frame later than the one that stays. With one
+    frame in flight, and reloads on each other's heels, nothing else would ever tell the join."""
+
+    def joined(offset: int) -> Plan:
+        g = GraphBuilder("test", clock="offline", in_flight=1)
+        g.node("src", "toy.count", count=10**7)
+        g.node("other", "toy.count", count=10**7, offset=offset)
+        g.node("mid", "toy.add", a="other")
+        g.node("x", "toy.pair", a="src", b="mid")
+        g.node("sink", "toy.collect", a="x")
+        return compile(g.build())
+
+    asked: list[Receipt] = []
+
+    def tick(session: Session) -> None:
+        if not asked and session.frames_out >= 3:
+            asked.extend(session.reload(joined(1000 * n)) for n in range(1, 6))
+        elif asked and asked[-1].finished and session.frames_out >= (asked[-1].applied_at or 0) + 20:
+            session.stop()
+
+    session = Session(joined(0), executor=executor, poison=True)
+    session.run(tick, tick_s=0.0005)
+    toys.settled(session)
+    assert {receipt.state for receipt in asked} == {"applied"}
+
+
+@BOTH
 def test_a_batch_is_called_with_what_it_has(executor: str) -> None:
     def plan(*, end: bool) -> Plan:
         g = graph()
