@@ -121,6 +121,16 @@ def test_a_reader_on_a_gpu_waits_on_the_host_for_what_lies_there() -> None:
     assert (len(event.waits), seen) == (1, [event])
 
 
+def test_slow_lanes_go_after_the_one_that_paints() -> None:
+    g = GraphBuilder("test", clock="live")
+    g.node("src", "toy.count", count=8)
+    g.node("late", "toy.tlands", a="src")
+    g.node("look", "toy.tlevel", image="late", lane="slow")
+    g.node("sink", "toy.collect", a="look", lane="slow")
+    priorities = {lane.name: lane.priority for lane in compile(g.build()).lanes}
+    assert priorities["main"] < priorities["slow"]
+
+
 def test_pinned_buffers_are_of_one_node() -> None:
     pools = Pools()
     one, two = Site(node="one", pools=pools), Site(node="two", pools=pools)
