@@ -135,5 +135,5 @@ MEMORY = (
         "none"),
     Key("headroom", "size", "What is kept back for the driver, libraries and fragments.", "600MiB"),
     Key("forbid", "list", "Ways to keep models that the plan must not choose by itself.", "none",
-        choices=("offload", "group", "fp8", "int8", "int4", "host", "tiling", "slicing")),
+        choices=("offload", "group", "fp8", "int8", "int4", "host", "tiling")),
 )  # fmt: skip

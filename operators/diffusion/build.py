@@ -45,7 +45,7 @@ def load_for(stream: Stream, device: torch.device) -> Models:
         planned = stream.site.placed.get("activations")
         models.coder.spare(
             tiling=planned == "tiling" if stream.vae_tiling is None else stream.vae_tiling,
-            slicing=planned == "slicing" if stream.vae_slicing is None else stream.vae_slicing,
+            slicing=bool(stream.vae_slicing),
         )
         inversion.add(stream.embeddings, models.towers)
     if stream.dtype == "auto" and device.type == "cpu" and len(models.towers) == 1:

@@ -34,7 +34,6 @@ SAYS = {
     "offload": "moved in for each use", "staged": "loaded from its files for each use and let go again",
     "group": "kept on the host, moved in layer by layer", "fp8": "kept in 8-bit floats, computed in half precision",
     "int8": "quantised to 8 bits", "int4": "quantised to 4 bits", "tiling": "pictures decoded in overlapping tiles",
-    "slicing": "pictures of a batch decoded one by one",
 }  # fmt: skip
 CHOICES = {
     "unet": ("fp8", "int8", "fp8+group", "group"), "text": ("offload",), "vae": ("offload",),
@@ -195,16 +194,14 @@ def way_of(how: str, size: Sizes, often: float, factor: int = 1, backend: str = 
     return Way(how, stays=packed, cost_ms=widen, alters=True, says=f"{SAYS[how]} by {backend}")
 
 
-def spares(tiny: bool, area: float, floor: int, coder_live: float, decoder_gflop: float, batch: int = 1) -> tuple[Way, ...]:
-    """Ways to decode with fewer activations, where they help: `floor` is what the UNet takes at once. `coder_live`: bytes at 512 x 512."""
-    ways = []
-    if batch > 1:
-        ways.append(Way("slicing", live=max(floor, round(coder_live * area)), cost_ms=0.5, says=SAYS["slicing"]))
+def spares(tiny: bool, area: float, floor: int, coder_live: float, decoder_gflop: float, kept: int = 0) -> tuple[Way, ...]:
+    """Ways to decode with fewer activations, where they help. `floor`: what the UNet takes at once; `kept`: what lies there besides.
+    `coder_live`: bytes at 512 x 512. Pictures of a batch are decoded one by one as it is."""
+    if area <= 1.2:
+        return ()
     tile = round(coder_live + 2.2e6 * area * (1 if tiny else 2))  # one tile of 512 x 512, and rows of pictures on their way to one
-    if area > 1.2:
-        cost = (TILED - 1) * 1e12 * decoder_gflop / 1e3 / RATE * 1e3
-        ways.append(Way("tiling", live=max(floor, tile), cost_ms=cost, says=SAYS["tiling"]))
-    return tuple(ways)
+    cost = 1e3 * (TILED - 1) * 1e9 * decoder_gflop / RATE
+    return (Way("tiling", live=max(floor, tile) + kept, cost_ms=cost, says=SAYS["tiling"]),)
 
 
 def is_tiny(vae: str | None) -> bool:

@@ -137,7 +137,7 @@ class Stream(Batches):
         embeddings: list[Embedding] | None = None,
         vae: str | None = None,
         vae_tiling: bool | None = None,
-        vae_slicing: bool | None = None,
+        vae_slicing: bool = False,
         placement: Placement | None = None,
         quantise: Quantise | Literal["auto"] | None = None,
         scheduler: Scheduler = "auto",

@@ -175,7 +175,7 @@ def outlook(asked: Asked) -> Outlook | None:
     width = (wild.run if 1 < wild.run <= batch else 1) if slides else batch
     unet_live, coder_live = rows * width * family.live * area * 1e6, wide * coder_live * 1e6
     kept = rows * width * area * _kept(params, wild, slides) * 1e6
-    few = spares(tiny, area, round(unet_live), coder_live, decoder.at(area))
+    few = spares(tiny, area, round(unet_live), coder_live, decoder.at(area), round(kept))
     live = max(unet_live, coder_live * area) + kept
     behind = (max(0, calm.run - 1), max(0, wild.run - 1)) if slides and wild.run <= batch else (0, 0) if slides else (batch - 1, batch - 1)
     counts = {

@@ -13,7 +13,7 @@ import pytest
 
 from engine.outlook import Asked, Outlook
 from operators.diffusion.sizes import TEXT
-from operators.diffusion.work import HINT, SD1, SD2, SDXL, TINY, family_of, outlook, spent
+from operators.diffusion.work import HINT, KL, SD1, SD2, SDXL, TINY, family_of, outlook, spent
 from operators.models.sizes import count
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -201,3 +201,82 @@ def test_the_plan_says_steps_passes_and_latency(tmp_path: Path) -> None:
     assert most == pytest.approx(4 * made.tflop[1] / 97.5 * 1e3)
     assert f"{least:.0f} to {most:.0f}" in text
     assert made.to_dict()["fps"]["rtx-4080"]["latency_ms"] == (least, most)
+
+
+# ---------------------------------------------------------------- weights, and the ways to keep them
+
+
+def parts(**more: Any) -> dict[str, Any]:
+    return {w.name: w for w in ask(**more).weights}
+
+
+def hows(weights: Any) -> list[str]:
+    return [way.how for way in weights.ways]
+
+
+def test_every_part_is_counted_once() -> None:
+    twice = [{"model": "net"}, {"model": "net"}, {"model": "other"}]
+    found = parts(controlnets=twice, ip_adapters=[{"model": "h94/IP-Adapter"}], inputs=frozenset({"image"}))
+    assert list(found) == ["unet", "text", "controlnet 1", "controlnet 3", "vae", "vae encoder", "ip adapter 1"]
+    assert found["ip adapter 1"].bytes == 2 * 19_169_280
+    assert "vae encoder" not in parts()  # nobody encodes
+    assert parts(model="stabilityai/sdxl-turbo")["text"].bytes == 2 * (123_060_480 + 694_659_840)
+
+
+def test_a_full_autoencoder_is_counted_in_the_precision_it_computes_in(tmp_path: Path) -> None:
+    """It overflows in half precision, unless its configuration says that this one does not."""
+    wide = ask(vae=None)
+    assert {w.name: w for w in wide.weights}["vae"].bytes == 4 * 49_490_199
+    assert wide.activations == pytest.approx(2 * KL[2] * 1e6)
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL", "force_upcast": false}')
+    half = ask(vae=str(tmp_path))
+    assert {w.name: w for w in half.weights}["vae"].bytes == 2 * 49_490_199
+    assert half.activations == pytest.approx(KL[2] * 1e6)
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
+    assert ask(vae=str(tmp_path)).activations == pytest.approx(TINY[2] * 1e6)
+
+
+def test_a_checkpoint_in_one_file_is_counted_part_by_part(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    fake_weights(
+        file, **{
+            "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight": [10, 2048],
+            "model.diffusion_model.out.2.weight": [4, 3],
+            "conditioner.embedders.0.transformer.x.weight": [7, 2], "conditioner.embedders.1.model.y.weight": [5, 2],
+            "first_stage_model.decoder.conv.weight": [3, 3, 3, 3], "first_stage_model.encoder.conv.weight": [2, 2],
+        }
+    )  # fmt: skip
+    found = parts(model=str(file), vae=None, inputs=frozenset({"image"}))
+    assert {name: w.bytes for name, w in found.items() if w.exact} == {
+        "unet": 2 * (20480 + 12), "text": 2 * 24, "vae": 4 * 81, "vae encoder": 4 * 4,
+    }  # fmt: skip
+    assert family_of(str(file)) == (SDXL, True)
+
+
+def test_what_may_be_chosen_and_in_which_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from operators.models import quantise
+
+    monkeypatch.setattr(quantise, "installed", lambda bits=8, device="cuda": ["torchao"])
+    found = parts()
+    assert hows(found["unet"]) == ["resident", "fp8", "fp8+group", "group"]
+    assert hows(found["controlnet 1"]) == ["resident", "fp8", "offload", "fp8+offload", "fp8+group", "group"]
+    assert hows(found["text"]) == hows(found["vae"]) == ["resident", "offload"]
+    assert found["text"].ways[1].cost_ms == 0
+    assert [way.alters for way in found["unet"].ways] == [False, True, True, False]
+    assert "int8" in hows(parts(quantise="auto")["unet"])
+    assert hows(parts(quantise={"parts": ["unet"]})["unet"]) == ["int8"]
+    assert hows(parts(placement={"unet": "fp8", "text": "staged"})["unet"]) == ["fp8"]
+    moving = ask(loras=[{"model": "x"}])
+    assert hows(next(w for w in moving.weights if w.name == "unet")) == ["resident", "group"]
+    assert any("fuse_loras = true" in note for note in moving.notes)
+    assert "fp8" in hows(parts(loras=[{"model": "x"}], fuse_loras=True)["unet"])
+    refused = ask(loras=[{"model": "x"}], placement={"unet": "fp8"})
+    assert any("unet cannot be kept as fp8" in note for note in refused.notes)
+
+
+def test_tiles_are_offered_where_they_help() -> None:
+    assert ask().spares == ()
+    (tiles,) = ask(size=1024, width=1024, height=1024, vae=None).spares
+    assert tiles.how == "tiling"
+    assert tiles.live < 0.35 * ask(size=1024, width=1024, height=1024, vae=None).activations
+    assert ask(size=1024, width=1024, height=1024, vae_tiling=False).spares == ()
