@@ -337,3 +337,51 @@ def test_headers_say_what_a_module_holds() -> None:
     stored = [layer for name, layer in made.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and not KEPT.search(name)]
     assert found.linear == sum(layer.weight.numel() for layer in stored if isinstance(layer, torch.nn.Linear))
     assert found.conv == sum(layer.weight.numel() for layer in stored if isinstance(layer, torch.nn.Conv2d))
+
+
+# ---------------------------------------------------------------- the image encoder
+
+
+def test_an_image_encoder_may_be_away_or_read_each_time(adapters: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens; and between two pictures it is where it was said to be."""
+    from diffusion_adapters import image_encoder
+
+    from engine.testing import Bench
+
+    picture = [Image(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))]
+    other = [Image(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8))]
+    tokens: dict[str, Any] = {}
+    plain_to = torch.nn.Module.to
+    for how in ("resident", "offload", "staged"):
+        moves: list[str] = []
+        with Bench("diffusion.reference", adapter=adapters["ip"], encoder=str(image_encoder()), placement=how) as bench:
+            network = bench.operator._network
+            assert (network is None) == (how == "staged")
+
+            def to(self: Any, *args: Any, _network: Any = network, _moves: list[str] = moves, **kwargs: Any) -> Any:
+                if self is _network and args:
+                    _moves.append(str(args[0]))
+                return plain_to(self, *args, **kwargs)
+
+            monkeypatch.setattr(torch.nn.Module, "to", to)
+            bench.operator.device = torch.device("cpu", 0)
+            tokens[how] = bench(picture).tokens
+            bench(picture)  # the same: nothing runs, nothing moves
+            assert moves == {"resident": ["cpu:0"], "offload": ["cpu:0", "cpu"], "staged": []}[how]
+            assert bench.operator.relieve() == (how == "resident")
+            assert not bench.operator.relieve()
+            bench.operator.restore()
+            bench(other)
+            assert (moves[-1:] == ["cpu:0"]) == (how == "resident")
+            monkeypatch.undo()
+    assert torch.equal(tokens["resident"], tokens["offload"])
+    assert torch.equal(tokens["resident"], tokens["staged"])
+
+
+def test_the_plan_moves_the_image_encoder(adapters: dict[str, str]) -> None:
+    from diffusion_adapters import image_encoder
+
+    from engine.testing import Bench
+
+    with Bench("diffusion.reference", adapter=adapters["ip"], encoder=str(image_encoder()), site_placed={"image encoder": "offload"}) as bench:
+        assert not bench.operator.relieve()  # away already
