@@ -179,11 +179,11 @@ class Zmq(Operator):
 
     def _shared(self, data: Any) -> Any:
         """The frame in the next slot of the ring; None where readers have leased all of them. The ring grows with the frames."""
-        from bindings.python.shm import Ring
-
         assert self.stream is not None
         ring = self._ring
         if ring is None or ring.slot_bytes < data.nbytes:
+            from bindings.python.shm import Ring
+
             if ring is not None:
                 ring.close()
             ring = self._ring = Ring(data.nbytes, self.slots)
