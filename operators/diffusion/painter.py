@@ -157,7 +157,9 @@ class Painter(Operator):
         if self._tools.memory is not None:
             self._tools.memory.begin(self.remember_weight, shape)
         lone = (shape[0] - rows.onetime, *shape[1:])
-        self._loop.reuse.pace.begin(self._facts(shape, anew), (rows.n - run, rows.n), lone, self._views, rows.onetime)
+        pace = self._loop.reuse.pace
+        facts = self._facts(shape, anew) if pace.frames > 1 else None
+        pace.begin(facts, (rows.n - run, rows.n), lone, self._views, rows.onetime)
 
     def _facts(self, shape: tuple[int, ...], anew: bool) -> str | None:
         """What the deep features of this frame depend on besides its pictures; None while it changes from frame to frame."""
