@@ -1,6 +1,6 @@
 """What each carry tool of diffusion.stream is worth, alone and together, on the embedded model.
 
-    python bench/carry_quality.py [--quick] [--json bench/results/carry_quality.json]
+    python bench/carry_quality.py [--quick] [--part clips|long|gate] [--only SETTING] [--json bench/results/carry_quality.json]
 
 Figures of the renderer dance, walk, wave and jump; diffusion.stream paints them anew from their skeletons, as a graph would have it, and the
 meters of a graph (metric.flicker, metric.warp_error, metric.drift, metric.identity) watch, with the rendered picture as reference. The
@@ -22,8 +22,8 @@ CIEDE2000 against the first eight frames). `gate` counts the frames that `skip` 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "noise moved by flow": {**FROM_NOISE, "flow": {**ON_IMAGE, "carry": False, "noise": True}},
     "hold 1": {**FROM_NOISE, "hold": 1.0},
     "hold 0.9": {**FROM_NOISE, "hold": 0.9},
+    "hold 0.9, half the reach": {**FROM_NOISE, "hold": 0.9, "motion": {"reach": 1 / 32}},
     "hold 0.9, fresh noise": {**FROM_NOISE, "hold": 0.9, "fresh_noise": 1.0},
     "remember": {**FROM_NOISE, "remember": {}},
     "remember + anchor": {**FROM_NOISE, "remember": {"anchor": True}},
@@ -223,6 +224,9 @@ def gate(frames: int) -> dict[str, Any]:
     return out
 
 
+PARTS = ("clips", "long", "gate")
+
+
 def main() -> int:
     import warnings
 
@@ -231,37 +235,40 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="a smaller sample, for a look")
-    parser.add_argument("--only", action="append", help="measure these variants only")
+    parser.add_argument("--part", choices=PARTS, action="append", help="measure only this, keeping the file's other results; may be repeated")
+    parser.add_argument("--only", action="append", help="measure only this setting, keeping the file's others; may be repeated")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
-    began = time.perf_counter()
+    result: dict[str, Any] = {"command": "python bench/carry_quality.py" + (" --quick" if args.quick else ""), "clips": {}, "long": {}}
+    if args.json and args.json.is_file() and (args.part or args.only):
+        kept = json.loads(args.json.read_text())
+        result = {key: kept[key] for key in ("command", "clips", "long", "gate") if key in kept}
+
+    def made(name: str) -> Callable[[Clip, int], Any]:
+        others = {"truth": from_truth, "autoencoder": from_autoencoder}
+        return lambda clip, n: others[name](clip) if name in others else painted(clip, VARIANTS[name], 40 + n)
+
+    def wanted(part: str, names: Sequence[str]) -> list[str]:
+        return [name for name in names if (not args.part or part in args.part) and (not args.only or name in args.only)]
+
     fed = clips(1 if args.quick else 4, 6 if args.quick else 24)
-    wanted = {name: params for name, params in VARIANTS.items() if not args.only or name in args.only}
-    table: dict[str, dict[str, float]] = {}
-    if not args.only:
-        table["truth"] = short(fed, lambda clip, n: from_truth(clip))
-        table["autoencoder"] = short(fed, lambda clip, n: from_autoencoder(clip))
-    for name, params in wanted.items():
-        table[name] = short(fed, lambda clip, n, params=params: painted(clip, params, 40 + n))
-        print(f"{name:28}", table[name], flush=True)
+    for name in wanted("clips", ("truth", "autoencoder", *VARIANTS)):
+        result["clips"][name] = short(fed, made(name))
+        print(f"{name:28}", result["clips"][name], flush=True)
     from bench.embedded_quality import SEED, held_out
 
     scene = replace(held_out(1, SEED + 7000)[0], motion="dance")
     dance = draw(scene, 12 if args.quick else FRAMES, prompt=f"a dancer in a {scene.look.top_colour} shirt")
-    over = {} if args.only else {"truth": long(dance, lambda clip, n: from_truth(clip))}
-    for name in wanted:
-        if name in LONG:
-            over[name] = long(dance, lambda clip, n, params=wanted[name]: painted(clip, params, n))
-            print(f"{name:28}", over[name], flush=True)
-    ratio = {}
-    if "fresh noise" in table:
-        ratio = {name: round(row["background"] / table["fresh noise"]["background"], 3) for name, row in table.items()}
-    result = {
-        "command": "python bench/carry_quality.py" + (" --quick" if args.quick else ""), "clips": table, "over_200_frames": over,
-        "background_against_fresh_noise": ratio, "gate": gate(8 if args.quick else 48), "seconds": round(time.perf_counter() - began),
-    }  # fmt: skip
+    for name in wanted("long", ("truth", *LONG)):
+        result["long"][name] = long(dance, made(name))
+        print(f"{name:28}", result["long"][name], flush=True)
+    if wanted("gate", ("gate",)):
+        result["gate"] = gate(8 if args.quick else 48)
+    if "fresh noise" in result["clips"]:
+        least = result["clips"]["fresh noise"]["background"]
+        result["background_against_fresh_noise"] = {name: round(row["background"] / least, 3) for name, row in result["clips"].items()}
     report(args, "carry_quality", result)
     return 0
 
