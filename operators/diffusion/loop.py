@@ -16,7 +16,7 @@ from operators.diffusion.models import Models, Net
 from operators.diffusion.passes import Control as Control  # where everybody looks for it
 from operators.diffusion.passes import Passes, Told
 from operators.diffusion.reuse import Reuse
-from operators.diffusion.rig import Basis, Rig, rig_key
+from operators.diffusion.rig import Basis, Rig, doubted, rig_key
 from operators.diffusion.schedule import Rows
 
 if TYPE_CHECKING:
@@ -185,17 +185,39 @@ class Loop:
         """Latents (C, h, w) that may come: their steps are captured when there is time, as the last frame's were."""
         self.expected = list(dict.fromkeys(shapes)) if self.graphs is not None else []
 
-    def _rigged(self, rows: int, shape: tuple[int, int, int], told: Told, controls: Sequence[Control]) -> Rig:
-        assert self.graphs is not None
+    def begin(self) -> None:
+        """A frame begins, here or in a rack: what was captured is checked, and what has waited for long is captured now."""
+        if self.graphs is None:
+            return
         where = self._where()
         if where != self.where:
             if self.where:
                 self.graphs.stale("weights lie elsewhere")
             self.where = where
+        self.graphs.begin()
+
+    def answer(
+        self, owner: Hashable, kind: str, given: torch.Tensor, t: torch.Tensor, told: Told, controls: Sequence[Control], out: torch.Tensor
+    ) -> None:  # fmt: skip
+        """A pass from `given` into `out`, captured where it can be: under `owner`, all tensors named here stay."""
+        assert self.graphs is not None
+        passes, shape = self.passes, tuple(given.shape)
+
+        def make() -> tuple[Body, Callable[[], str | None]]:
+            def body() -> None:
+                out.copy_(passes.full(given, t, told, controls) if kind == "full" else passes.short(given, t, told))
+
+            return doubted(self.models, body, [self.models.unet, *(control.net.module for control in controls)])
+
+        entry = self.graphs.get((owner, "rows", kind, tuple(id(control.net) for control in controls), self._facts(shape)), make)
+        entry.run()
+        self._check(entry, shape)
+
+    def _rigged(self, rows: int, shape: tuple[int, int, int], told: Told, controls: Sequence[Control]) -> Rig:
+        self.begin()
         rig = self._rig(rows, shape, told)
         rig.hear(told, controls)
         self.controls, self.courses = controls, {}
-        self.graphs.begin()
         return rig
 
     def _rig(self, rows: int, shape: tuple[int, int, int], told: Told) -> Rig:
@@ -229,23 +251,26 @@ class Loop:
         def make() -> tuple[Body, Callable[[], str | None]]:
             modules = [self.models.unet, *(net.module for net in nets)]
             body = rig.step(kind, nets) if what == "step" else rig.answering(kind, nets, int(what[-1]))
-            return _doubted(rig, body, modules)
+            return doubted(self.models, body, modules)
 
-        return self.graphs.get((rig.key, what, kind, tuple(map(id, nets)), self._facts(rig)), make)
+        return self.graphs.get((rig.key, what, kind, tuple(map(id, nets)), self._facts(rig.shape)), make)
 
     def _run(self, rig: Rig, what: str, kind: str, works: list[Control]) -> None:
         entry = self._entry(rig, what, kind, [control.net for control in works])
         entry.run()
-        if entry.graph is None and self._facts(rig) != entry.key[-1]:  # it made what was not there: next time it will be another one
+        self._check(entry, rig.shape)
+
+    def _check(self, entry: Captured, shape: tuple[int, ...]) -> None:
+        if entry.graph is None and self._facts(shape) != entry.key[-1]:  # it made what was not there: next time it will be another one
             assert self.graphs is not None
             self.graphs.forget(entry.key)
 
-    def _facts(self, rig: Rig) -> tuple[Hashable, ...]:
-        return tuple(fact(rig.shape) for fact in self.passes.facts)
+    def _facts(self, shape: tuple[int, ...]) -> tuple[Hashable, ...]:
+        return tuple(fact(shape) for fact in self.passes.facts)
 
     def _decoder(self, rig: Rig) -> Captured:
         assert self.graphs is not None
-        return self.graphs.get((rig.key, "decode"), lambda: _doubted(rig, rig.decoding(), self.models.coder.decoding))
+        return self.graphs.get((rig.key, "decode"), lambda: doubted(self.models, rig.decoding(), self.models.coder.decoding))
 
     def _where(self) -> tuple[int, ...]:
         """Where the weights lie, of modules that stay on the device: one parameter each, because this is asked on every frame."""
@@ -271,7 +296,3 @@ class Loop:
         for kind, nets in courses:
             self._entry(rig, "step", kind, list(nets))
         self._decoder(rig)
-
-
-def _doubted(rig: Rig, body: Body, modules: list[object]) -> tuple[Body, Callable[[], str | None]]:
-    return body, rig.doubt(body, modules)

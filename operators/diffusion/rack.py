@@ -9,6 +9,7 @@ It knows latents and conditioning, not packets or pictures.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,9 @@ class Frame:
         return (id(self.rows), self.run, self.size, tuple(self.text.shape), self.added is None, nets, id(self.extra))
 
 
+NAMES = itertools.count()  # of racks: never given twice, unlike an id
+
+
 class Rack:
     """The buffers of `width` frames of one shape (C, h, w), `passes` rows each: those without the prompt first."""
 
@@ -65,6 +69,8 @@ class Rack:
         self.input = torch.zeros(self.shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
         self.places: dict[str, tuple[list[Any], torch.Tensor]] = {}
         self.strengths: dict[int, tuple[list[float], torch.Tensor]] = {}
+        self.out = torch.zeros(self.shape, device=device, dtype=dtype)
+        self.name, self.made_places = next(NAMES), 0  # what captured passes are known by: places, once made, stay
 
     def start(self, row: int, frame: Frame) -> None:
         """Lay a frame's first latent into `row`."""
@@ -98,11 +104,25 @@ class Rack:
         if place is None or place.shape != shape or place.dtype != value.dtype:
             form = torch.channels_last if value.ndim == 4 else torch.contiguous_format
             place, lain = torch.empty(shape, dtype=value.dtype, device=value.device, memory_format=form), [None] * width
+            self.made_places += 1
         for n, each in enumerate(values):
             if each is not lain[n]:
                 for p in range(self.passes):
                     place[p * width + n].copy_(each[p if len(each) > 1 else 0])
         self.places[name] = (list(values), place)
+        return place
+
+    def still(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """`value` in a tensor that stays; what is the same object lies there already."""
+        import torch
+
+        lain, place = self.places.get(name, ([], None))
+        if place is None or place.shape != value.shape:
+            place, lain = torch.empty_like(value), []
+            self.made_places += 1
+        if not lain or lain[0] is not value:
+            place.copy_(value)
+        self.places[name] = ([value], place)
         return place
 
     def told(self, frames: Sequence[Frame]) -> Told:
@@ -124,8 +144,8 @@ class Rack:
                 continue
             known = self.strengths.get(n)
             if known is None or known[0] != values:
-                strength = torch.tensor(values * self.passes, dtype=self.input.dtype).to(feature.device)
-                known = self.strengths[n] = (values, strength.view(-1, 1, 1, 1))
+                strength = torch.tensor(values * self.passes, dtype=self.input.dtype).view(-1, 1, 1, 1)
+                known = self.strengths[n] = (values, strength.to(feature.device) if known is None else known[1].copy_(strength))
             found.append(Control(net, self.lay(f"control {n}", [f.controls[n][1] for f in frames]), known[1]))
         return found
 
@@ -140,7 +160,12 @@ class Rack:
             self.input[p * width : (p + 1) * width].copy_(self.latent)
         if scale is not None:
             self.input.mul_(scale)
-        found = loop.passes.full(self.input, t, told, controls) if whole else loop.passes.short(self.input, t, told)
+        if loop.graphs is not None and loop.memory is None:
+            told = Told(told.text, None if told.extra is None else self.still("extra", told.extra), told.added)
+            t, kind, found = self.still("t", t), "full" if whole else "short", self.out
+            loop.answer((self.name, self.made_places), kind, self.input, t, told, controls, found)
+        else:
+            found = loop.passes.full(self.input, t, told, controls) if whole else loop.passes.short(self.input, t, told)
         for p, answer in enumerate(self.answers):
             answer.copy_(found[p * width : (p + 1) * width])
         torch.bmm(matrices, self.basis, out=self.after)
@@ -160,6 +185,7 @@ def together(loop: Loop, rack: Rack, frames: Sequence[Frame], check: Callable[[]
     """The clean latents (frames, C, h, w) of frames with the same key; a view into the rack."""
     rows, run = frames[0].rows, frames[0].run
     begin, pace = rows.n - run, loop.reuse.pace  # type: ignore[union-attr]
+    loop.begin()
     for n, frame in enumerate(frames):
         rack.start(n, frame)
     told = rack.told(frames)
@@ -209,6 +235,7 @@ class Conveyor:
         """
         rack, rows = self.rack, self.rows
         frames = [new, *self.frames[1:]]
+        loop.begin()
         if new is not None:
             rack.start(0, new)
         for k, frame in enumerate(frames):

@@ -155,17 +155,18 @@ class Rig(Basis):
 
         return body
 
-    def doubt(self, body: Body, modules: Sequence[Any]) -> Callable[[], str | None]:
-        """Whether `body` of these modules may be captured now: runs it once more, and looks whether weights stay where they are."""
 
-        def ask() -> str | None:
-            if any(id(module) in self.models.resting or id(module) in self.models.streamed for module in modules):
-                return "a module is on the device only while it works"
-            before = places(modules)
-            body()
-            return None if places(modules) == before else "weights move while they compute"
+def doubted(models: Models, body: Body, modules: Sequence[Any]) -> tuple[Body, Callable[[], str | None]]:
+    """`body` of these modules, and why it may not be captured now: asking runs it once more, and looks whether weights stay where they are."""
 
-        return ask
+    def ask() -> str | None:
+        if any(id(module) in models.resting or id(module) in models.streamed for module in modules):
+            return "a module is on the device only while it works"
+        before = places(modules)
+        body()
+        return None if places(modules) == before else "weights move while they compute"
+
+    return body, ask
 
 
 def rig_key(shape: tuple[int, ...], told: Told) -> Hashable:

@@ -421,3 +421,46 @@ def test_attention_that_remembers_is_not_captured_and_says_so_once(recorder: Rec
             settle(taped)
         assert not recorder.tapes
         assert len(events(taped, "graph_failed")) == 1
+
+
+@pytest.mark.parametrize("kind", ["frames", "stream"])
+@pytest.mark.parametrize("way", ["control", "cfg", "reuse"])
+def test_passes_of_several_frames_are_captured_too(way: str, kind: str, recorder: Recorder) -> None:
+    """The rows of a pass lie in places that stay; a change of prompt, strength of a net or number of frames is noticed."""
+    from test_diffusion_batching import STREAM, Gathered
+
+    reuse = {"every": 1, "cut": 1, "frames": 3, "motion": 1.0} if kind == "stream" else {"every": 2, "cut": 1}
+    more = {"control": {}, "cfg": {"guidance": "cfg", "guidance_scale": 4.0}, "reuse": {"reuse": reuse}}[way]
+    settings = {"steps": 6, "strength": 0.67, "site_batch": 4, "batching": STREAM if kind == "stream" else None, **more}
+    got: list[list[Any]] = [[], []]
+    with stream(**settings) as plain, stream(**settings, graphs="on") as taped:
+        calls = [Gathered(plain), Gathered(taped)]
+
+        def paint(seeds: range) -> None:
+            frames = [{"image": Image(picture(50 + n)), "control": skeleton(n % 3)} for n in seeds]
+            for i, call in enumerate(calls):
+                got[i] += [out for frame in frames for out in call([frame])] if kind == "stream" else call(frames)
+
+        for turn in range(4):
+            paint(range(4 * turn, 4 * turn + 4))
+            settle(taped)
+        captures, replays = len(recorder.tapes), recorder.replays
+        assert captures == (2 if way == "reuse" else 1)  # the decoder of a batch is not
+        for changes in ({"control_scale": 0.4}, {"prompt": "a fox"}, {"control_scale": 1.5}):
+            for bench in (plain, taped):
+                bench.set(**changes)
+            paint(range(20, 24))
+        assert recorder.replays > replays
+        assert len(recorder.tapes) == captures
+        if kind == "frames":
+            paint(range(30, 32))  # two frames: other rows
+            settle(taped)
+            paint(range(32, 34))
+            assert len(recorder.tapes) > captures
+        paint(range(40, 44))
+        got[0] += calls[0]([]) if kind == "stream" else []
+        got[1] += calls[1]([]) if kind == "stream" else []
+    assert len(got[0]) == len(got[1]) > 24
+    for n, ((image, latent), (other, clean)) in enumerate(zip(*got, strict=True)):
+        assert torch.equal(latent.data, clean.data), n
+        assert (image.data == other.data).all()
