@@ -80,6 +80,12 @@ def measure(size: int) -> dict[str, dict[str, int]]:
                 more = {"added_cond_kwargs": {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}} if name == "sdxl" else {}
                 found[f"{name} unet"] = live_bytes(lambda u=unet, e=text, m=more: u(latent(), t, e, **m), [unet])
                 found[f"{name} control"] = live_bytes(lambda c=control, e=text, m=more: c(latent(), t, e, picture, **m), [control])
+
+                def steered(u: Any = unet, c: Any = control, e: Any = text, m: Any = more) -> Any:
+                    down, middle = c(latent(), t, e, picture, return_dict=False, **m)
+                    return u(latent(), t, e, down_block_additional_residuals=down, mid_block_additional_residual=middle, **m)
+
+                found[f"{name}+net both"] = live_bytes(steered, [unet, control])
             for name, module in (("kl", AutoencoderKL(**KL).eval()), ("tiny", AutoencoderTiny().eval())):
                 found[f"{name} encode"] = live_bytes(lambda v=module: v.encode(torch.zeros(1, 3, size, size)), [module])
                 found[f"{name} decode"] = live_bytes(lambda v=module: v.decode(latent()), [module])
@@ -95,6 +101,7 @@ def assumed(size: int) -> dict[str, int]:
     area = (size / 512) ** 2
     families = {"sd1": work.SD1, "sd2": work.SD2, "sdxl": work.SDXL}
     peaks = {name: round(family.live * area * 1e6) for name, family in families.items()}
+    peaks |= {f"{name}+net": round((family.live + family.steered) * area * 1e6) for name, family in families.items()}
     return {**peaks, "kl": round(work.KL[2] * area * 1e6), "tiny": round(work.TINY[2] * area * 1e6)}
 
 

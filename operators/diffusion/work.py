@@ -38,22 +38,23 @@ class Family:
     control: Cost
     cuts: tuple[Cost, ...]
     live: float
+    steered: float  # more of these while a UNet runs with what a ControlNet answered
 
 
 HINT = Cost(0.0, 14.722, 0.0)  # the ControlNet's embedding of its condition: once a frame, not once a step
 SD1 = Family(
     Cost(3.0078, 677.771, 122.4946), Cost(1.3912, 232.8904, 49.0104),
     (Cost(0.0806, 41.6966, 21.4748), Cost(0.2336, 115.4849, 64.4245), Cost(0.3867, 197.6618, 107.3742)),
-    68.8,
+    68.8, 18.9,
 )  # fmt: skip
 SD2 = Family(
     Cost(3.9918, 677.771, 122.4946), Cost(1.8453, 232.8904, 49.0104),
     (Cost(0.1058, 41.6966, 21.4748), Cost(0.3093, 115.4849, 64.4245), Cost(0.5128, 197.6618, 107.3742)),
-    69.0,
+    69.0, 18.9,
 )  # fmt: skip
 SDXL = Family(
     Cost(52.531, 1489.2715, 46.9762), Cost(25.8695, 665.4132, 20.8037),
-    (Cost(0.0154, 24.5157, 0.0), Cost(0.017, 63.9422, 0.0), Cost(0.0187, 111.7572, 0.0)), 42.7,
+    (Cost(0.0154, 24.5157, 0.0), Cost(0.017, 63.9422, 0.0), Cost(0.0187, 111.7572, 0.0)), 42.7, 15.1,
 )  # fmt: skip
 WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL}  # of the text that the UNet attends to
 
@@ -173,7 +174,7 @@ def outlook(asked: Asked) -> Outlook | None:
     wide = 1 if tiny else widening(str(params.get("vae") or model), "" if params.get("vae") else "vae")
     slides = bool((params.get("batching") or {}).get("stream"))
     width = (wild.run if 1 < wild.run <= batch else 1) if slides else batch
-    unet_live, coder_live = rows * width * family.live * area * 1e6, wide * coder_live * 1e6
+    unet_live, coder_live = rows * width * (family.live + (family.steered if nets else 0)) * area * 1e6, wide * coder_live * 1e6
     kept = rows * width * area * _kept(params, wild, slides) * 1e6
     few = spares(tiny, area, round(unet_live), coder_live, decoder.at(area), round(kept))
     live = max(unet_live, coder_live * area) + kept

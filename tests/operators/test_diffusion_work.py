@@ -280,3 +280,10 @@ def test_tiles_are_offered_where_they_help() -> None:
     assert tiles.how == "tiling"
     assert tiles.live < 0.35 * ask(size=1024, width=1024, height=1024, vae=None).activations
     assert ask(size=1024, width=1024, height=1024, vae_tiling=False).spares == ()
+
+
+def test_what_a_controlnet_answers_is_held_while_the_unet_runs() -> None:
+    """Two rows of guidance are more than the tiny decoder takes, and the residuals come on top."""
+    bare, steered = (ask(guidance="cfg", controlnets=nets).activations for nets in ([], [{"model": "net"}]))
+    assert bare == pytest.approx(2 * SD1.live * 1e6)
+    assert steered == pytest.approx(2 * (SD1.live + SD1.steered) * 1e6)
