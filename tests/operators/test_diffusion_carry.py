@@ -34,6 +34,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def _weights() -> bool:
+    from operators import embedded
+
+    return (embedded.root() / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+
+
 def changed(at: tuple[int, int] = (0, 0), by: int = 90) -> list[Image]:
     """The picture of `skeleton()`, other in one cell of 8 x 8 pixels."""
     data = picture(0).copy()
@@ -628,3 +634,20 @@ def test_pinning_is_exact_where_firm() -> None:
     held.pin(latent, torch.full((1, 4, 2, 2), 3.0), 0.5, 0.1)
     assert torch.allclose(latent[..., 0], torch.full((1, 4, 2), 1.3))
     assert torch.equal(latent[..., 1], torch.ones(1, 4, 2))
+
+
+# ---------------------------------------------------------------- what it is for
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _weights(), reason="the embedded weights are not here")
+def test_holding_takes_the_flicker_and_leaves_the_figure() -> None:
+    """The aim of bench/carry_quality.py on one short clip: half the flicker of fresh noise, the figure as good, and nothing left behind."""
+    from bench.carry_quality import VARIANTS, clips, painted, short
+
+    (clip,) = clips(1, 8)
+    fresh, held = (short([clip], lambda clip, n, name=name: painted(clip, VARIANTS[name], 40)) for name in ("fresh noise", "hold 0.9"))
+    assert held["background"] <= 0.7 * fresh["background"]  # over four longer clips it is below one half
+    assert held["flicker"] < 0.85 * fresh["flicker"]
+    assert held["iou"] >= fresh["iou"] - 0.01
+    assert held["mae"] <= fresh["mae"] + 0.1
