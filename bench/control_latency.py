@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.common import arguments, report, rounds
-from engine.summary import percentile
+from engine.live.summary import percentile
 
 GRAPH = """
 [graph]

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bench.toys  # noqa: F401
 from bench.common import arguments, cpu_seconds, median, report, rounds
-from engine.compile import compile
 from engine.graph import GraphBuilder
+from engine.live.summary import percentile
 from engine.plan import Plan
+from engine.planning.compile import compile
 from engine.session import Session
-from engine.summary import percentile
 
 LONG, SHORT = 22, 2
 LANES = "abcdef"

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import arguments, report
 from engine.clock import RealClock
+from engine.live.summary import percentile
 from engine.payload import Image
-from engine.summary import percentile
 from engine.testing import Bench
 
 SIZE, FPS, BLOCK = (360, 640), 30, 20

@@ -69,13 +69,13 @@ def ours(stub: dict[str, Any], run: int) -> tuple[Callable[[Any, Any], Any], Cal
     import torch
 
     from engine.testing import Bench
-    from operators.diffusion.coder import Coder
-    from operators.diffusion.models import Models, Net
-    from operators.diffusion.pixels import Intake, Outlet
-    from operators.diffusion.schedule import Noise
+    from operators.diffusion.pictures.pixels import Intake, Outlet
+    from operators.diffusion.steps.schedule import Noise
     from operators.diffusion.stream import Stream
-    from operators.diffusion.text import Encoded
-    from operators.diffusion.tower import TextTower
+    from operators.diffusion.weights.coder import Coder
+    from operators.diffusion.weights.models import Models, Net
+    from operators.diffusion.words.text import Encoded
+    from operators.diffusion.words.tower import TextTower
 
     class Stubbed(Stream):
         def _load(self, device: torch.device) -> Models:
@@ -156,7 +156,7 @@ def by_hand(stub: dict[str, Any], run: int, noise: Any) -> Callable[[Any, Any], 
     import numpy as np
     import torch
 
-    from operators.diffusion.schedule import Noise
+    from operators.diffusion.steps.schedule import Noise
 
     alphas = torch.from_numpy(Noise.read(SCHEDULER).alphas())
     steps = [i * (1000 // NOMINAL) + 1 for i in range(run)][::-1]

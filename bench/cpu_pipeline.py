@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bench.toys  # noqa: F401
 from bench.common import arguments, median, report, rounds
-from engine.compile import compile
 from engine.graph import GraphBuilder
 from engine.plan import Plan
+from engine.planning.compile import compile
 from engine.session import Session
 
 CASES = {"5-10-5": [5, 10, 5], "4-4-30-6-4": [4, 4, 30, 6, 4], "2-2-8-2-2": [2, 2, 8, 2, 2]}

@@ -28,10 +28,10 @@ import numpy as np
 import zmq
 
 from bench.common import arguments, cpu_seconds, median, report, rounds
-from engine.compile import compile
 from engine.graph import GraphBuilder
 from engine.operator import HOST_RGB, Operator, Stamped, operator
 from engine.payload import Image
+from engine.planning.compile import compile
 from engine.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -52,8 +52,8 @@ class Film(Operator):
 
 
 def one(clock: str, variant: str, frames: int, folder: Path) -> dict[str, float]:
-    from engine.compile import compile
     from engine.graph import GraphBuilder
+    from engine.planning.compile import compile
     from engine.session import Session
     from recorder.recorder import Recorder
 

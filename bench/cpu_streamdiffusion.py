@@ -95,11 +95,11 @@ def ours(
     from engine.packet import Packet
     from engine.payload import Data, Image
     from engine.testing import Bench
-    from operators.diffusion.coder import Coder
-    from operators.diffusion.models import Models
-    from operators.diffusion.schedule import Noise
+    from operators.diffusion.steps.schedule import Noise
     from operators.diffusion.stream import Stream
-    from operators.diffusion.tower import TextTower
+    from operators.diffusion.weights.coder import Coder
+    from operators.diffusion.weights.models import Models
+    from operators.diffusion.words.tower import TextTower
 
     class Given(Stream):
         def _load(self, device: torch.device) -> Models:

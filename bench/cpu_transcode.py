@@ -19,8 +19,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import arguments, cpu_seconds, median, report, rounds
-from engine.compile import compile
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from engine.pool import Pools
 from engine.session import Session
 from engine.testing import Bench

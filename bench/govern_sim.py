@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.common import arguments, machine
 from engine.govern import Rules, State, Window, govern
 from engine.graph import Govern, KnobRule
-from engine.summary import percentile
+from engine.live.summary import percentile
 
 SETTLE_S = 2.0
 SAMPLES, EVERY = 32, 4  # frames in a window; frames between two looks

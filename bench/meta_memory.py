@@ -2,8 +2,8 @@
 
 Activations: every storage that an operation makes is counted until the last tensor on it is gone, in half precision, with attention as one
 operation, as the kernels on a card do it. Fails where the plan is below what was counted or more than 5 % above it. Weights: every module of
-every family is built, and what the tables of operators/diffusion/sizes.py say has to be exact; in 8-bit floats they take at most 0.55 of it.
-The whole of live_2060 is added up in both ways and has to fit into 6 GB.
+every family is built, and what the tables of operators/diffusion/weights/sizes.py say has to be exact; in 8-bit floats they take at most
+0.55 of it. The whole of live_2060 is added up in both ways and has to fit into 6 GB.
 
     python bench/meta_memory.py --json bench/results/meta_memory.json
 """
@@ -111,7 +111,7 @@ def tiles(size: int) -> dict[str, dict[str, Any]]:
     from diffusers import AutoencoderKL, AutoencoderTiny
 
     from operators.diffusion import work
-    from operators.diffusion.placement import spares
+    from operators.diffusion.weights.placement import spares
 
     found: dict[str, dict[str, Any]] = {}
     area, before = (size / 512) ** 2, torch.get_default_dtype()
@@ -143,10 +143,10 @@ def weights() -> dict[str, dict[str, Any]]:
     from diffusers import AutoencoderKL, AutoencoderTiny
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    from operators.diffusion import sizes
-    from operators.diffusion.coder import Coder
-    from operators.diffusion.placement import way_of
-    from operators.diffusion.stored import store8
+    from operators.diffusion.weights import sizes
+    from operators.diffusion.weights.coder import Coder
+    from operators.diffusion.weights.placement import way_of
+    from operators.diffusion.weights.stored import store8
     from operators.models.quantise import held_bytes
 
     def text(width: int, inner: int, layers: int, heads: int) -> Any:
@@ -200,9 +200,9 @@ def weights() -> dict[str, dict[str, Any]]:
 
 def preset(built: dict[str, dict[str, Any]], counted: dict[str, dict[str, int]]) -> dict[str, Any]:
     """live_2060 on a card of 6 GB: the plan's peak, and the sum of what was built and counted at 512 x 512, part by part."""
-    from engine.compile import compile
-    from engine.forecast import forecast
-    from engine.load import load
+    from engine.planning.compile import compile
+    from engine.planning.forecast import forecast
+    from engine.text.load import load
 
     told = forecast(compile(load("live_2060")), "rtx-2060").memory
     kinds = {"unet": "sd1 unet", "text": "sd1 text", "controlnet 1": "sd1 control", "vae": "tiny decoder", "vae encoder": "tiny encoder",

@@ -66,7 +66,7 @@ def count_family(name: str) -> dict[str, tuple[float, float, float]]:
     """Every pass of one family."""
     import torch
 
-    from operators.diffusion.reuse import Reuse
+    from operators.diffusion.steps.reuse import Reuse
 
     with torch.device("meta"):
         unet, control = modules(name)
@@ -155,7 +155,7 @@ BASE = {"model": "sd15", "controlnets": [{"model": "net"}], "vae": "taesd", "ste
 
 def told(more: dict[str, Any]) -> Any:
     """What the node says of a policy: an Outlook."""
-    from engine.outlook import Asked
+    from engine.planning.outlook import Asked
     from operators.diffusion.work import outlook
 
     params = {**BASE, **more}
@@ -171,12 +171,12 @@ def run_policy(unet: Any, control: Any, more: dict[str, Any], moving: bool) -> f
     """GFLOP a frame of the UNet and the ControlNet when the loop itself runs a policy: the mean over as many frames as live on one."""
     import torch
 
-    from operators.diffusion.loop import Loop
-    from operators.diffusion.models import Net
-    from operators.diffusion.passes import Control
-    from operators.diffusion.rack import Conveyor, Frame, Rack, together
-    from operators.diffusion.reuse import Reuse
-    from operators.diffusion.schedule import Noise, Rows, executed, table
+    from operators.diffusion.steps.loop import Loop
+    from operators.diffusion.steps.passes import Control
+    from operators.diffusion.steps.rack import Conveyor, Frame, Rack, together
+    from operators.diffusion.steps.reuse import Reuse
+    from operators.diffusion.steps.schedule import Noise, Rows, executed, table
+    from operators.diffusion.weights.models import Net
 
     params, meta = {**BASE, **more}, torch.device("meta")
     keeps = params.get("reuse") or {"every": 1, "cut": 0}

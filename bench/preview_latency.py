@@ -20,8 +20,8 @@ import numpy as np
 
 from bench.common import arguments, median, report, rounds
 from engine import Operator, Stamped, operator
+from engine.live.summary import percentile
 from engine.payload import Image
-from engine.summary import percentile
 
 BITS, BLOCK = 32, 20
 SIZE = (360, 640)
@@ -82,8 +82,8 @@ class Clock(Operator):
 
 def serve(seconds: float) -> None:
     """The graph with its preview, for so long; the first line printed is the page's address."""
-    from engine.compile import compile
     from engine.graph import GraphBuilder
+    from engine.planning.compile import compile
     from engine.session import Session
     from remote.preview import Preview
 

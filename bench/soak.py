@@ -71,13 +71,13 @@ in.image = "color"
 # a leak.
 SHORT = """
 import collections, sys
-import engine.changes, engine.node, engine.record, engine.session, engine.trace
+import engine.live.changes, engine.run.node, engine.live.record, engine.session, engine.trace
 class Short(collections.deque):
     def __init__(self, items=(), maxlen=None):
         super().__init__(items, None if maxlen is None else min(maxlen, 256))
-engine.node.deque = engine.session.deque = Short
+engine.run.node.deque = engine.session.deque = Short
 engine.trace.Ring.__init__.__defaults__ = (256,)
-engine.record.LIMIT, engine.changes.KEPT = 256, 64
+engine.live.record.LIMIT, engine.live.changes.KEPT = 256, 64
 from engine.cli import main
 sys.exit(main())
 """

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.knobs import Follow, Rules, Scale
+from engine.live.knobs import Follow, Rules, Scale
 
 __all__ = ["Decision", "Follow", "Rules", "Scale", "State", "Trial", "Window", "govern"]
 

@@ -1,6 +1,6 @@
 """A graph as written: nodes, their parameters and inputs, and where each of these stands in its file.
 
-Plain data. Nothing here is checked against operators: that is the compiler's work. `engine.load` makes a Graph from TOML; `GraphBuilder`
+Plain data. Nothing here is checked against operators: that is the compiler's work. `engine.text.load` makes a Graph from TOML; `GraphBuilder`
 makes the same one from Python calls:
 
     g = GraphBuilder("edges", clock="offline")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from engine.outlook import Asked, Outlook
+    from engine.planning.outlook import Asked, Outlook
     from engine.site import Site
 
 

@@ -1,7 +1,7 @@
 """A compiled graph: who runs where and in what order, how every edge behaves, how much may be under way.
 
-Immutable plain data, made by `engine.compile` without torch or a GPU. `Plan.hash` is the SHA-256 of its canonical JSON, written into every
-trace, summary and bench result, so that two runs can be known to be of the same thing.
+Immutable plain data, made by `engine.planning.compile` without torch or a GPU. `Plan.hash` is the SHA-256 of its canonical JSON, written into
+every trace, summary and bench result, so that two runs can be known to be of the same thing.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Plan:
         return isinstance(other, Plan) and self.hash == other.hash
 
     def __str__(self) -> str:
-        from engine.show import plan_text
+        from engine.planning.show import plan_text
 
         return plan_text(self)
 

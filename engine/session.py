@@ -15,33 +15,33 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.build import build
-from engine.changes import Changes
-from engine.channel import Channel
 from engine.clock import Clock, RealClock, StepClock
-from engine.compile import altered
-from engine.control import Governing
-from engine.describe import describe, values
-from engine.diff import FIXED
 from engine.errors import EngineError, UsageError
-from engine.gate import Gate
-from engine.health import Health, look, signs_of
-from engine.ladder import Rung
-from engine.lane import Lane
-from engine.memory import MemoryPlan
-from engine.node import NodeRun
+from engine.live.changes import Changes
+from engine.live.control import Governing
+from engine.live.describe import describe, values
+from engine.live.health import Health, look, signs_of
+from engine.live.receipt import Receipt
+from engine.live.record import Recording, Replay, Tap
+from engine.live.summary import Summary, summarise
 from engine.packet import Frame, Packet
-from engine.past import Past, check
 from engine.plan import Plan
+from engine.planning.compile import altered
+from engine.planning.diff import FIXED
+from engine.planning.memory import MemoryPlan
 from engine.pool import Pools
-from engine.receipt import Receipt
-from engine.record import Recording, Replay, Tap
-from engine.side import Side
-from engine.summary import Summary, summarise
+from engine.run.build import build
+from engine.run.channel import Channel
+from engine.run.gate import Gate
+from engine.run.ladder import Rung
+from engine.run.lane import Lane
+from engine.run.node import NodeRun
+from engine.run.past import Past, check
+from engine.run.side import Side
 
 if TYPE_CHECKING:
-    from engine.inline import Inline
-    from engine.threads import Threads
+    from engine.run.inline import Inline
+    from engine.run.threads import Threads
 
 LOOK_NS = 100_000_000  # between two looks at the state
 MEASURED = 20_000  # frames of which a node's numbers are kept
@@ -120,8 +120,8 @@ class Session:
 
         Raises the first error, with the others attached as notes, after every operator was closed. The summary is kept in `summary()`.
         """
-        from engine.inline import Inline
-        from engine.threads import Threads
+        from engine.run.inline import Inline
+        from engine.run.threads import Threads
 
         self.runner = runner = Inline(self) if self.executor == "inline" else Threads(self)
         self.started = self.clock.now()

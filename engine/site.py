@@ -142,7 +142,7 @@ class Site:
     def hold(self, payload: Any) -> tuple[Lease, ...]:
         """For sinks that read on after their call has ended (a socket that sends without copying): the pooled buffers behind `payload`, kept
         from being used again until each is given back with `release`, from any thread."""
-        from engine.emit import leases_of
+        from engine.run.emit import leases_of
 
         held = leases_of(payload, [*self._leases, *(self.packet.leases if self.packet else ())])
         for lease in held:

@@ -342,7 +342,7 @@ def _stored(payload: Payload, port: Port) -> Payload:
     """`payload` in the format that `port` asks for, as the compiler's conversion would bring it."""
     if not isinstance(payload, Image) or port.format.accepts(_usual()):
         return payload
-    from engine.convert import convert
+    from engine.planning.convert import convert
 
     dtype, layout, color, device = port.format.onto(_usual()).astuple()
     return convert(payload, dtype=dtype, layout=layout, color=color, device=device, site=Site(node="sample"))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.cli.attach import Attachment
 from engine.errors import EngineError
-from engine.layers import Places
+from engine.text.layers import Places
 from recorder.recorder import Frames, Recorder
 
 if TYPE_CHECKING:

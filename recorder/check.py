@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.record import Tap
+from engine.live.record import Tap
 from recorder.payloads import deviation, digest, unpacked
 from recorder.plain import taken
 
 if TYPE_CHECKING:
-    from engine.node import NodeRun
     from engine.packet import Packet
-    from engine.side import Side
+    from engine.run.node import NodeRun
+    from engine.run.side import Side
     from recorder.tape import Tape
 
 

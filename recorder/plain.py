@@ -11,8 +11,8 @@ from engine.errors import scrub
 from engine.packet import Packet
 
 if TYPE_CHECKING:
-    from engine.node import NodeRun
-    from engine.side import Side
+    from engine.run.node import NodeRun
+    from engine.run.side import Side
     from recorder.recorder import Recorder
 
 

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from engine import convert, registry
+from engine import registry
 from engine.errors import EngineError, ParamError, ReplayError, UsageError
 from engine.graph import UNSET, Govern, KnobRule
 from engine.operator import Spec
 from engine.payload import from_plain
 from engine.plan import Edge, Plan, PlanLane, PlanNode
+from engine.planning import convert
 
 T = TypeVar("T")
 

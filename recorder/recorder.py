@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import engine
 from engine.errors import EngineError, MediaError, UsageError
+from engine.live.record import Tap
+from engine.live.summary import frames_of
 from engine.payload import Image, Mask, Payload
-from engine.record import Tap
-from engine.summary import frames_of
-from engine.wire import SLOW
+from engine.planning.wire import SLOW
 from recorder import foxglove, pictures, snapshots
 from recorder.facts import file_facts, file_of, machine, operator_versions, session_facts
 from recorder.file import McapFile
@@ -28,11 +28,11 @@ from recorder.payloads import SMALL, digest, nbytes, packed
 from recorder.plain import clean, guarded, named, stream_facts, taken
 
 if TYPE_CHECKING:
-    from engine.gate import Gate, Offer
-    from engine.node import NodeRun
     from engine.packet import Packet
+    from engine.run.gate import Gate, Offer
+    from engine.run.node import NodeRun
+    from engine.run.side import Side
     from engine.session import Session
-    from engine.side import Side
 
 Frames = Literal["auto", "store", "hash", "none"]
 FLUSH_S = 0.5  # what a killed process loses at most

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import registry
 from engine.errors import EngineError, MissingError, OperatorError, ReplayError, UsageError
-from engine.record import Recording, Reloaded, Replay
+from engine.live.record import Recording, Reloaded, Replay
 from engine.session import Session
 from recorder import snapshots, standins
 from recorder.check import Check, Seen
@@ -23,8 +23,8 @@ from recorder.plans import changed, plan_of
 from recorder.tape import Tape
 
 if TYPE_CHECKING:
-    from engine.node import NodeRun
     from engine.plan import Plan
+    from engine.run.node import NodeRun
 
 TOLERANCE = 2.0  # mean deviation of a picture, in 8-bit steps, that another device or version may have
 _DECIDES = ("engine", "numpy", "torch", "diffusers", "opencv-contrib-python", "mediapipe", "onnxruntime", "av")

@@ -18,7 +18,7 @@ from engine.packet import Packet
 from recorder.payloads import nbytes, packed, unpacked
 
 if TYPE_CHECKING:
-    from engine.node import NodeRun
+    from engine.run.node import NodeRun
 
 
 def place(packet: Packet) -> dict[str, int]:

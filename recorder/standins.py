@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from engine.clock import StepClock
 from engine.errors import MissingError, ReplayError, RunError
 from engine.operator import Operator, Stamped, StreamInfo
+from engine.planning.wire import SLOW
 from engine.site import Site
-from engine.wire import SLOW
 from recorder.facts import file_facts
 from recorder.payloads import SMALL, blank, digest, unpacked
 
 if TYPE_CHECKING:
-    from engine.node import NodeRun
+    from engine.run.node import NodeRun
     from recorder.tape import Tape
 
 

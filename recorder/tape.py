@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import MissingError, ReplayError
-from engine.record import Recording
+from engine.live.record import Recording
 from recorder import foxglove, pictures
 from recorder.file import PROFILE
 from recorder.payloads import digest, unpacked

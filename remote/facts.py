@@ -12,8 +12,8 @@ from collections import Counter, deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from engine.describe import plain
-from engine.summary import frames_of, percentile
+from engine.live.describe import plain
+from engine.live.summary import frames_of, percentile
 
 if TYPE_CHECKING:
     from engine.session import Session
@@ -32,7 +32,7 @@ def hello(session: Session, run: str, verbs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def state_of(session: Session) -> str:
-    """loading, online, degraded_input, degraded_inference, error or stopped; `engine.health` says when which."""
+    """loading, online, degraded_input, degraded_inference, error or stopped; `engine.live.health` says when which."""
     return session.state
 
 

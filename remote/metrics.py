@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.attach import Attachment
 from engine.errors import DeviceError, UsageError
-from engine.health import STATES
+from engine.live.health import STATES
 from remote import facts
 
 if TYPE_CHECKING:

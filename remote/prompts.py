@@ -15,7 +15,7 @@ from engine.payload import Prompt
 from remote.request import Refused
 
 if TYPE_CHECKING:
-    from engine.node import NodeRun
+    from engine.run.node import NodeRun
     from engine.session import Session
 
 MAX_BLEND = 1000  # frames

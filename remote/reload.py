@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def planned(session: Session, path: str = "", text: str = "") -> Plan:
     """The plan to go on with. Raises GraphError with every problem, UsageError and MissingError."""
     from engine.cli.inspect import compiled
-    from engine.compile import compile
-    from engine.load import loads, value_of
+    from engine.planning.compile import compile
+    from engine.text.load import loads, value_of
 
     options = getattr(session, "options", None)  # of a run of the command line; a session made by a program has none
     sets, params = (options.sets, options.params) if options is not None else ((), ())

@@ -15,14 +15,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from engine.describe import plain
 from engine.errors import EngineError
+from engine.live.describe import plain
 from remote import facts, prompts, watch
 from remote.request import VERSION, Fields, Refused, checked, number_of, told
 from remote.worker import Worker
 
 if TYPE_CHECKING:
-    from engine.receipt import Receipt
+    from engine.live.receipt import Receipt
     from engine.session import Session
 
 Reply = Callable[[dict[str, Any]], None]

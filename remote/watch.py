@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.describe import plain
+from engine.live.describe import plain
 from remote import facts
 from remote.request import VERSION
 

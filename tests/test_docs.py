@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.compile import compile
-from engine.load import loads
 from engine.payload import Image
+from engine.planning.compile import compile
 from engine.testing import Bench
+from engine.text.load import loads
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from engine import Format, Live, Operator, Stamped, operator
 from engine.clock import StepClock
-from engine.outlook import Asked, Outlook, Weights
 from engine.payload import Image, Scalar, Text
+from engine.planning.outlook import Asked, Outlook, Weights
 from engine.site import Site
 
 MS = 1_000_000

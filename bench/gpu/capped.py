@@ -29,9 +29,9 @@ def preset(lab: Lab, made: Nets, name: str, *, frames: int, cap: int | None = No
     """One shipped graph until `frames` are out or the phase's time is."""
     import torch
 
-    from engine.compile import compile
-    from engine.load import load
+    from engine.planning.compile import compile
     from engine.session import Session
+    from engine.text.load import load
 
     sets = [] if cap is None else [f"memory.vram={cap // 2**20}MiB"]
     if lab.tiny:

@@ -54,8 +54,8 @@ EIGHTS: dict[str, dict[str, Any]] = {
 
 def presets() -> dict[str, str]:
     """The hashes of the plans that ship, so that a result says which graphs it was made with."""
-    from engine.compile import compile
-    from engine.layers import shipped_graphs
-    from engine.load import load
+    from engine.planning.compile import compile
+    from engine.text.layers import shipped_graphs
+    from engine.text.load import load
 
     return {name: compile(load(name)).hash for name in sorted(shipped_graphs()) if name.startswith("live_")}

@@ -86,11 +86,11 @@ def given(lab: Lab, nets: Nets, control: int) -> type:
     """diffusion.stream on copies of these networks in place of the files that it would load."""
     import torch
 
-    from operators.diffusion.coder import Coder
-    from operators.diffusion.models import Models, Net
-    from operators.diffusion.schedule import Noise
+    from operators.diffusion.steps.schedule import Noise
     from operators.diffusion.stream import Stream
-    from operators.diffusion.tower import TextTower
+    from operators.diffusion.weights.coder import Coder
+    from operators.diffusion.weights.models import Models, Net
+    from operators.diffusion.words.tower import TextTower
 
     class Given(Stream):
         def _load(self, device: torch.device) -> Models:
@@ -144,8 +144,8 @@ def ours(lab: Lab, nets: Nets, config: Config, **more: Any) -> Iterator[Callable
 
 def in_session(lab: Lab, nets: Nets, config: Config, frames: int, batch: int = 1, **more: Any) -> dict[str, float]:
     """The same frames in a session of the engine: source, painter and sink on lanes of their own, three frames under way, or two batches."""
-    from engine.compile import compile
     from engine.graph import GraphBuilder
+    from engine.planning.compile import compile
     from engine.session import Session
 
     params = parameters(nets, config, more)

@@ -34,7 +34,7 @@ def _problem(one: Mapping[str, Any]) -> str:
 
 def parsed(changes: Sequence[str]) -> dict[str, Any]:
     """`node.param=value` words as a map. Raises UsageError."""
-    from engine.load import value_of
+    from engine.text.load import value_of
 
     found: dict[str, Any] = {}
     for text in changes:

@@ -20,8 +20,8 @@ def compiled(
 ) -> Plan:  # fmt: skip
     """The plan of the graph called `graph`, after every `change`. Raises GraphError with the problems of the file and those of the compiler
     together."""
-    from engine.compile import compile
-    from engine.load import read
+    from engine.planning.compile import compile
+    from engine.text.load import read
 
     loaded, problems = read(graph, sets=sets, params=_values(params))
     if problems and not loaded.nodes:
@@ -38,7 +38,7 @@ def compiled(
 
 
 def _values(params: Sequence[str]) -> dict[str, Any]:
-    from engine.load import value_of
+    from engine.text.load import value_of
 
     pairs = [text.partition("=") for text in params]
     for name, equals, _ in pairs:
@@ -70,7 +70,7 @@ def check(graphs: Sequence[str], sets: Sequence[str], params: Sequence[str], *, 
 
 def plan(graph: str, sets: Sequence[str], params: Sequence[str], *, embedded: bool, how: str, card: str | None = None) -> None:
     """Print a plan: "text", "json", "mermaid" or "dot"; the first two with what it costs, and on `card` what that comes to."""
-    from engine import forecast, show
+    from engine.planning import forecast, show
 
     made = compiled(graph, sets, params, embedded=embedded)
     told = forecast.forecast(made, card) if how in ("json", "text") else None

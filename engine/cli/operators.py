@@ -14,7 +14,7 @@ from engine.operator import Output, Port, Spec
 def ops(name: str | None, *, how: str) -> None:
     """Print the operators by family, those of one family, or one of them. `how`: "text", "json" or "markdown"."""
     if name is None and how == "markdown":
-        from engine.reference import reference_markdown
+        from engine.text.reference import reference_markdown
 
         print(reference_markdown().rstrip())  # from the code alone: nothing in it is a credential, whatever it looks like
         return
@@ -30,7 +30,7 @@ def ops(name: str | None, *, how: str) -> None:
         case "json":
             report.tell(report.as_json([{"name": s.name, "family": s.family, "summary": _summary(s)} for s in specs]))
         case "markdown":
-            from engine.reference import reference_markdown
+            from engine.text.reference import reference_markdown
 
             report.tell(reference_markdown(chosen).rstrip())
         case _:
@@ -40,8 +40,8 @@ def ops(name: str | None, *, how: str) -> None:
 
 
 def _one(spec: Spec, how: str) -> None:
-    from engine.reference import describe_operator, reference_markdown
-    from engine.schema import parameter_schema
+    from engine.text.reference import describe_operator, reference_markdown
+    from engine.text.schema import parameter_schema
 
     match how:
         case "json":
@@ -89,7 +89,7 @@ def _summary(spec: Spec) -> str:
 
 def schema() -> None:
     """Print the JSON Schema of graph files."""
-    from engine.schema import graph_schema
+    from engine.text.schema import graph_schema
 
     made: dict[str, Any] = graph_schema()
     report.tell(report.as_json(made))

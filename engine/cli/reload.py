@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from engine.cli import report
 from engine.cli.attach import Attachment
 from engine.errors import EngineError, GraphError
-from engine.watch import Watch
+from engine.text.watch import Watch
 
 if TYPE_CHECKING:
+    from engine.live.receipt import Receipt
     from engine.plan import Plan
-    from engine.receipt import Receipt
     from engine.session import Session
 
 

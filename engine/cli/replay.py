@@ -66,7 +66,7 @@ def _about(tape: Tape) -> dict[str, Any]:
 
 def _values(tape: Tape, texts: Sequence[str]) -> dict[str, Any]:
     """`node.param=value`, read as `--set` reads it."""
-    from engine.load import _takes_text, value_of
+    from engine.text.load import _takes_text, value_of
 
     ops = {node["name"]: node["op"] for node in tape.facts["plan"]["nodes"]}
     found = {}

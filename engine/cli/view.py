@@ -17,9 +17,9 @@ from typing import Any, Self
 
 from engine.cli import report
 from engine.errors import scrub
-from engine.node import NodeRun
+from engine.live.summary import frames_of, percentile
+from engine.run.node import NodeRun
 from engine.session import Session
-from engine.summary import frames_of, percentile
 
 REFRESH_S = 0.25
 LINE_S = 5.0

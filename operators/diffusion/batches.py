@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
 from engine.payload import Image, Latent, Prompt
-from operators.diffusion.pace import cells_of
 from operators.diffusion.painter import Painter
-from operators.diffusion.rack import Conveyor, Frame, Rack, together
+from operators.diffusion.steps.pace import cells_of
+from operators.diffusion.steps.rack import Conveyor, Frame, Rack, together
 
 if TYPE_CHECKING:
     import torch
 
-    from operators.diffusion.models import Models
+    from operators.diffusion.weights.models import Models
 
 RACKS = 4  # shapes whose buffers are kept
 ALONE = {"hold": 0.0, "calm": None, "skip": 0}  # what a frame does with the one before it, and its value that does nothing
@@ -182,7 +182,7 @@ class Batches(Painter):
         reference: list[Any] | None = None,
     ) -> Frame:  # fmt: skip
         """All that a frame is told, and where it starts."""
-        from operators.diffusion.schedule import executed
+        from operators.diffusion.steps.schedule import executed
 
         models = self._models()
         if carry is None and self._left is not None:

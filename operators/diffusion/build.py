@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from operators.diffusion import inversion, ipadapter, lora
-from operators.diffusion.families import oddities
-from operators.diffusion.models import Models, load, load_embedded
-from operators.diffusion.placement import ALTERED, chosen
-from operators.diffusion.tune import precision
+from operators.diffusion.adapters import ipadapter, lora
+from operators.diffusion.weights.families import oddities
+from operators.diffusion.weights.models import Models, load, load_embedded
+from operators.diffusion.weights.placement import ALTERED, chosen
+from operators.diffusion.weights.tune import precision
+from operators.diffusion.words import inversion
 from operators.models.loading import library
 
 if TYPE_CHECKING:

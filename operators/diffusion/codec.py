@@ -14,9 +14,9 @@ from engine.payload import Image, Latent
 from operators.diffusion.options import Precision
 
 if TYPE_CHECKING:
-    from engine.outlook import Asked, Outlook
+    from engine.planning.outlook import Asked, Outlook
     from engine.site import Site
-    from operators.diffusion.coder import Coder
+    from operators.diffusion.weights.coder import Coder
 
 
 class _Codec(Operator):
@@ -42,8 +42,8 @@ class _Codec(Operator):
     def _load(self, site: Site) -> None:
         import torch
 
-        from operators.diffusion import coder
-        from operators.diffusion.models import embedded_folder
+        from operators.diffusion.weights import coder
+        from operators.diffusion.weights.models import embedded_folder
         from operators.models.loading import library
 
         library("diffusers")
@@ -100,7 +100,7 @@ class Encode(_Codec):
         super().__init__(vae, dtype, tiling, slicing)
 
     def open(self, site: Site) -> None:
-        from operators.diffusion.pixels import Intake
+        from operators.diffusion.pictures.pixels import Intake
 
         super().open(site)
         assert self.coder is not None
@@ -143,7 +143,7 @@ class Decode(_Codec):
         self.width, self.height = width, height
 
     def open(self, site: Site) -> None:
-        from operators.diffusion.pixels import Outlet
+        from operators.diffusion.pictures.pixels import Outlet
 
         super().open(site)
         self._outlet = Outlet()
@@ -198,9 +198,9 @@ class Snapshot(Decode):
     @classmethod
     def outlook(cls, asked: Asked) -> Outlook | None:
         """The full decoder, and what decoding one tile of it (512 x 512) takes."""
-        from engine.outlook import Outlook
-        from operators.diffusion.placement import movable, widening
-        from operators.diffusion.sizes import DECODER, ENCODER
+        from engine.planning.outlook import Outlook
+        from operators.diffusion.weights.placement import movable, widening
+        from operators.diffusion.weights.sizes import DECODER, ENCODER
         from operators.diffusion.work import KL
 
         if asked.embedded:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Len  # what pydantic reads bounds from, without pydantic
 from typing_extensions import TypedDict
 
-from operators.diffusion.families import LoraKind
+from operators.diffusion.weights.families import LoraKind
 
 Size = Annotated[list[int], Len(2, 2)]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from operators.diffusion.carry.hold import Held
-    from operators.diffusion.models import Models
+    from operators.diffusion.weights.models import Models
 
 EMBEDDED_STEPS = 2  # more cost time and likeness: bench/embedded_quality has one, two and four
 
@@ -111,7 +111,7 @@ class Painter(Operator):
         added: dict[str, torch.Tensor] | None, held: Held | None,
     ) -> tuple[Image, torch.Tensor]:  # fmt: skip
         """Denoise and decode; once more from noise alone where the result is not finite."""
-        from operators.diffusion.schedule import executed
+        from operators.diffusion.steps.schedule import executed
 
         models, later = self.models, None if self.skip else self._outlet.later  # what may be shown again has to be there
         assert models is not None

@@ -19,7 +19,7 @@ from operators.diffusion.options import Precision
 if TYPE_CHECKING:
     import torch
 
-    from engine.outlook import Asked, Outlook
+    from engine.planning.outlook import Asked, Outlook
     from engine.site import Site
 
 
@@ -101,9 +101,9 @@ class MakeReference(Operator):
     @classmethod
     def outlook(cls, asked: Asked) -> Outlook | None:
         """The size of the image encoder and of the adapter's projection: from their files where they are here, else of the usual ones."""
-        from engine.outlook import Outlook, Weights
-        from operators.diffusion.placement import HALF, adapter_sizes, way_of
-        from operators.diffusion.sizes import PROJECTION, VISION, sizes_of
+        from engine.planning.outlook import Outlook, Weights
+        from operators.diffusion.weights.placement import HALF, adapter_sizes, way_of
+        from operators.diffusion.weights.sizes import PROJECTION, VISION, sizes_of
 
         if asked.embedded:
             return None
@@ -128,7 +128,8 @@ class MakeReference(Operator):
     def _load(self) -> None:
         import torch
 
-        from operators.diffusion import checkpoint, ipadapter
+        from operators.diffusion.adapters import ipadapter
+        from operators.diffusion.weights import checkpoint
         from operators.models.loading import library
 
         library("transformers")

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from engine.errors import UsageError
 from engine.operator import HOST_RGB, Knob, Live, Range, operator
 from engine.payload import Image, Latent, Prompt
-from operators.diffusion.accumulate import Accumulation
-from operators.diffusion.attend import Attention
 from operators.diffusion.batches import Batches
-from operators.diffusion.capture import Wanted
-from operators.diffusion.compiled import Compile
-from operators.diffusion.families import FamilyName
 from operators.diffusion.options import (
     Batching,
     ControlNet,
@@ -36,14 +31,19 @@ from operators.diffusion.options import (
     Scheduler,
 )  # fmt: skip
 from operators.diffusion.reference import Reference
-from operators.diffusion.syntax import Syntax
+from operators.diffusion.steps.accumulate import Accumulation
+from operators.diffusion.steps.attend import Attention
+from operators.diffusion.steps.capture import Wanted
+from operators.diffusion.steps.compiled import Compile
+from operators.diffusion.weights.families import FamilyName
+from operators.diffusion.words.syntax import Syntax
 
 if TYPE_CHECKING:
     import torch
 
-    from engine.outlook import Asked, Outlook
+    from engine.planning.outlook import Asked, Outlook
     from engine.site import Site
-    from operators.diffusion.models import Models
+    from operators.diffusion.weights.models import Models
 
 
 class Painted(NamedTuple):
@@ -225,20 +225,20 @@ class Stream(Batches):
         """Load, check and place the modules. See the class for what is raised."""
         import torch
 
+        from operators.diffusion.adapters.controls import Controls
         from operators.diffusion.build import adapted, placed, prepared
         from operators.diffusion.carry.toolbox import Toolbox
-        from operators.diffusion.conditioning import Conditioning
-        from operators.diffusion.controls import Controls
-        from operators.diffusion.cues import Schedule
-        from operators.diffusion.guide import Guide
-        from operators.diffusion.landing import later_for
-        from operators.diffusion.loop import Loop
-        from operators.diffusion.noise import Noise
-        from operators.diffusion.pixels import Intake, Outlet
-        from operators.diffusion.quick import quicken
-        from operators.diffusion.reuse import Reuse
-        from operators.diffusion.syntax import parse
-        from operators.diffusion.text import Encoder
+        from operators.diffusion.pictures.landing import later_for
+        from operators.diffusion.pictures.pixels import Intake, Outlet
+        from operators.diffusion.steps.guide import Guide
+        from operators.diffusion.steps.loop import Loop
+        from operators.diffusion.steps.noise import Noise
+        from operators.diffusion.steps.quick import quicken
+        from operators.diffusion.steps.reuse import Reuse
+        from operators.diffusion.words.conditioning import Conditioning
+        from operators.diffusion.words.cues import Schedule
+        from operators.diffusion.words.syntax import parse
+        from operators.diffusion.words.text import Encoder
         from operators.models.loading import LOADING
 
         super().open(site)

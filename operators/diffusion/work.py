@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.outlook import Asked, Outlook
-from operators.diffusion.placement import HALF, is_tiny, spares, weigh, widening
-from operators.diffusion.schedule import executed
-from operators.diffusion.sizes import width_of
+from engine.planning.outlook import Asked, Outlook
+from operators.diffusion.steps.schedule import executed
+from operators.diffusion.weights.placement import HALF, is_tiny, spares, weigh, widening
+from operators.diffusion.weights.sizes import width_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ TINY = (Cost(0.0, 122.3248, 0.0), Cost(0.0, 141.3501, 0.0), 103.8)
 def family_of(model: str) -> tuple[Family, bool]:
     """The family of `model`, and whether that was read from its files (else it is guessed from its name)."""
     from engine.errors import EngineError
-    from operators.diffusion import checkpoint
+    from operators.diffusion.weights import checkpoint
 
     try:
         path = checkpoint.locate(model)
@@ -124,8 +124,8 @@ def spent(params: Mapping[str, Any], strength: float, *, still: bool = False, ba
 def settle(params: dict[str, Any], model: str, family: Family) -> None:
     """Fill in the steps and guidance that the graph leaves to the family: from the model's files where they are here, else its name."""
     from engine.errors import EngineError
-    from operators.diffusion import checkpoint
-    from operators.diffusion.families import settled
+    from operators.diffusion.weights import checkpoint
+    from operators.diffusion.weights.families import settled
 
     try:
         path = checkpoint.locate(model)
@@ -140,7 +140,7 @@ def settle(params: dict[str, Any], model: str, family: Family) -> None:
 
 
 def outlook(asked: Asked) -> Outlook | None:
-    """See engine.outlook. The least strength and the least steps give the least; nothing is said of the embedded model, which is tiny."""
+    """See engine.planning.outlook. The least strength and the least steps give the least; nothing is said of the tiny embedded model."""
     if asked.embedded:
         return None
     params: dict[str, Any] = dict(asked.params)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bindings.python import plain, wire
-from engine.convert import convert
 from engine.errors import MediaError
 from engine.payload import Data, Image, Latent, Mask, Payload, Pose, Prompt, Scalar, Text
+from engine.planning.convert import convert
 from operators.link.header import Form
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import EngineError, MediaError
-from engine.shared import Block
+from engine.run.shared import Block
 from operators.sink.pacing import Pacing
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ class Outlet:
     def __init__(
         self, site: Site, make: Callable[[Any, Tell], Output], settings: Any, *, name: str, lossy: bool, patience: Patience
     ) -> None:  # fmt: skip
-        from engine.shared import Block
+        from engine.run.shared import Block
 
         self.site, self.name, self.lossy, self.patience = site, scrub(name), lossy, patience
         self.make, self.settings = make, settings

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from engine.convert import convert
 from engine.operator import HOST_RGB, Format, Operator, operator
 from engine.payload import Image
+from engine.planning.convert import convert
 
 if TYPE_CHECKING:
     import numpy as np

@@ -149,7 +149,7 @@ class Zmq(Operator):
         import numpy as np
 
         from bindings.python import WireError
-        from engine.convert import convert
+        from engine.planning.convert import convert
         from operators.link.payloads import payload_of
 
         try:

@@ -20,7 +20,7 @@ from operators.vlm.refiner import Refiner, Wish
 if TYPE_CHECKING:
     import numpy as np
 
-    from engine.outlook import Asked, Outlook
+    from engine.planning.outlook import Asked, Outlook
     from operators.vlm.backends import Backend
 
 QUESTION = "Describe this picture in one short sentence: who is in it, the colours of hair and clothes, and the background."

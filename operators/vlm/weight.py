@@ -6,8 +6,8 @@ It knows parameters and files, not models.
 from __future__ import annotations
 
 from engine.errors import EngineError
-from engine.memory import BUS, HOST_MS
-from engine.outlook import Asked, Outlook, Way, Weights
+from engine.planning.memory import BUS, HOST_MS
+from engine.planning.outlook import Asked, Outlook, Way, Weights
 from operators.models import find, quantise
 from operators.models.catalogue import lookup
 from operators.models.sizes import Sizes, count

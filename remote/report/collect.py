@@ -73,7 +73,7 @@ class Report(Attachment):
         gc.callbacks.append(self._collected)
 
     def tick(self, session: Session) -> None:
-        from engine.summary import percentile
+        from engine.live.summary import percentile
         from remote.facts import memory, recent
 
         now = session.clock.now()

@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import scrub
-from engine.summary import percentile
+from engine.live.summary import percentile
 from remote.report import plots
 
 if TYPE_CHECKING:

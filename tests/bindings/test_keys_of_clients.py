@@ -16,8 +16,8 @@ import pytest
 import toys  # noqa: F401 - registers its operators
 
 from bindings.python import curve
-from engine.compile import compile
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from engine.session import Session
 from remote.server import Server
 from remote.verbs import Verbs

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import toys
 
-from engine.compile import compile
 from engine.errors import ParamError, UsageError
 from engine.graph import GraphBuilder, Input, as_input
+from engine.live.ramp import between, share
+from engine.live.receipt import Receipt
 from engine.operator import operator
 from engine.payload import Prompt, Scalar, Text, from_plain
-from engine.ramp import between, share
-from engine.receipt import Receipt
+from engine.planning.compile import compile
 from engine.session import Session
 
 BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
@@ -361,7 +361,7 @@ def test_a_run_that_is_stopped_in_a_pause_ends() -> None:
 
 
 def test_the_watchdog_does_not_take_a_pause_for_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine import threads
+    from engine.run import threads
 
     monkeypatch.setattr(threads, "STALL_S", 0.01)
     session = Session(compile(adds(count=30).build()), executor="threaded")

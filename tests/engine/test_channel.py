@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import toys
 
-from engine.channel import EOS, Bound, Channel
 from engine.clock import StepClock
+from engine.live.record import Recording, Replay
 from engine.packet import Frame, Packet
 from engine.payload import Scalar
 from engine.plan import Edge
 from engine.pool import Pools
-from engine.record import Recording, Replay
+from engine.run.channel import EOS, Bound, Channel
 
 
 class Reader:

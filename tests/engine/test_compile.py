@@ -10,12 +10,12 @@ import pytest
 import toys
 
 from engine import operator
-from engine.compile import compile
 from engine.errors import Diagnostic, GraphError
 from engine.graph import Graph, GraphBuilder
-from engine.load import loads
 from engine.payload import Image, Scalar
 from engine.plan import Plan
+from engine.planning.compile import compile
+from engine.text.load import loads
 
 SOURCE = """
 [node.src]
@@ -445,7 +445,8 @@ def test_a_plan_is_frozen_and_prints() -> None:
 def test_ten_mistakes_cost_no_time_and_no_torch() -> None:
     """Compiling runs no operator and imports no torch."""
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import toys; from engine.graph import GraphBuilder; from engine.compile import compile;"
+        "import sys; sys.path.insert(0, 'tests'); import toys; from engine.graph import GraphBuilder;"
+        "from engine.planning.compile import compile;"
         "g = GraphBuilder('g'); g.node('s', 'toy.film', count=3); g.node('k', 'toy.gallery', image='s'); print(compile(g.build()).hash);"
         "assert 'torch' not in sys.modules"
     )

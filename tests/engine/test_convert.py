@@ -10,10 +10,10 @@ import pytest
 import toys
 
 from engine import Format, operator
-from engine.compile import compile
-from engine.convert import convert
 from engine.graph import GraphBuilder
 from engine.payload import Image
+from engine.planning.compile import compile
+from engine.planning.convert import convert
 from engine.session import Session
 from engine.site import Site
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import toys
 
-from engine.compile import compile
-from engine.diff import diff
 from engine.graph import Govern, Graph, GraphBuilder, KnobRule, Node
 from engine.plan import Plan
+from engine.planning.compile import compile
+from engine.planning.diff import diff
 
 assert toys
 

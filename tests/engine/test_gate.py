@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import toys
 
-from engine.compile import compile
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from engine.session import Session
 
 

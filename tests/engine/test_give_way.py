@@ -9,13 +9,14 @@ from typing import Annotated
 import pytest
 import torch
 
-from engine import control, registry
-from engine.compile import compile
+from engine import registry
 from engine.govern import Rules
 from engine.graph import Govern, GraphBuilder, KnobRule
-from engine.ladder import Ladder
+from engine.live import control
 from engine.operator import Knob, Operator, Stamped, operator
 from engine.payload import Scalar
+from engine.planning.compile import compile
+from engine.run.ladder import Ladder
 from engine.session import Session
 
 SECOND = 1_000_000_000

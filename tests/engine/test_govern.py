@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import registry
-from engine.compile import compile
 from engine.errors import GraphError, ParamError, UsageError
 from engine.govern import FULL, Decision, Follow, Rules, Scale, State, Window, govern
 from engine.graph import Govern, GraphBuilder, KnobRule, as_input
 from engine.operator import Knob, Operator, Stamped, operator
 from engine.payload import Scalar
+from engine.planning.compile import compile
 from engine.session import Session
 
 MS = 1_000_000

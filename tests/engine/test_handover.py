@@ -11,11 +11,11 @@ import toys
 from test_reload import Script, Stuck, play, replayed
 
 from engine import Operator, Stamped, operator
-from engine.compile import compile
 from engine.errors import DeviceError
 from engine.graph import GraphBuilder
 from engine.payload import Scalar
 from engine.plan import Plan
+from engine.planning.compile import compile
 from engine.session import Session
 from engine.site import Site
 from engine.trace import joined

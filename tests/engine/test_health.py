@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import toys
 
-from engine.compile import compile
 from engine.errors import OperatorError
 from engine.graph import GraphBuilder
-from engine.health import CALM_S, ERRORS_S, FROZEN_S, SECOND, SLOW_S, STATES, Health, Signs, Source, look
+from engine.live.health import CALM_S, ERRORS_S, FROZEN_S, SECOND, SLOW_S, STATES, Health, Signs, Source, look
+from engine.planning.compile import compile
 from engine.session import Session
 
 STEP = SECOND // 10

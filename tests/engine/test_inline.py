@@ -8,9 +8,9 @@ import pytest
 import toys
 
 from engine.clock import RealClock
-from engine.compile import compile
 from engine.errors import UsageError
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from engine.session import Session
 
 MS = toys.MS

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from engine import registry
-from engine.compile import compile
 from engine.errors import OperatorError
 from engine.govern import Rules
 from engine.graph import Govern, GraphBuilder, KnobRule
-from engine.ladder import TRIAL, Ladder, is_out_of_memory
 from engine.operator import Knob, Operator, Stamped, operator
 from engine.payload import Scalar
+from engine.planning.compile import compile
+from engine.run.ladder import TRIAL, Ladder, is_out_of_memory
 from engine.session import Session
 
 SECOND = 1_000_000_000

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import toys
 
-from engine import device as devices
-from engine.compile import compile
-from engine.device import Cuda, Host, Landing
 from engine.graph import GraphBuilder
 from engine.operator import Operator, operator
 from engine.payload import Image, Scalar
+from engine.planning.compile import compile
 from engine.pool import Pools
+from engine.run import device as devices
+from engine.run.device import Cuda, Host, Landing
 from engine.session import Session
 from engine.site import Site
 

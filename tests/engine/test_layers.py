@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from engine import UsageError, layers
+from engine import UsageError
 from engine.errors import Diagnostic, EngineError, GraphError
 from engine.graph import Input, Place, Ref
-from engine.load import load, loads
+from engine.text import layers
+from engine.text.load import load, loads
 
 SMALL = """\
 [node.camera]

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import pytest
 
-from engine import Knob, Live, keys, layers, registry
+from engine import Knob, Live, registry
 from engine.errors import Diagnostic, GraphError
 from engine.graph import UNSET, Govern, Graph, Input, KnobRule, Node, Place, Ref
-from engine.load import loads, read, value_of
 from engine.operator import describe
 from engine.payload import Image
+from engine.text import keys, layers
+from engine.text.load import loads, read, value_of
 
 LIVE = """\
 [graph]
@@ -149,8 +150,8 @@ def test_loading_looks_up_no_lines_unless_something_is_wrong(monkeypatch: pytest
 
 
 def test_loading_imports_no_heavy_package() -> None:
-    code = """import sys, engine.load
-engine.load.loads("[node.a]\\nop = 'x.y'")
+    code = """import sys, engine.text.load
+engine.text.load.loads("[node.a]\\nop = 'x.y'")
 print([name for name in ("torch", "numpy", "pydantic", "tomlkit") if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

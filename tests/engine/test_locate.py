@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.locate import KeyPath, dotted, locate, positions
+from engine.text.locate import KeyPath, dotted, locate, positions
 
 
 def paths_of(value: Any, at: KeyPath = ()) -> set[KeyPath]:

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import toys
 
-from engine import cards
-from engine.compile import compile
 from engine.errors import GraphError, UsageError
-from engine.forecast import forecast
 from engine.graph import Govern, GraphBuilder, as_input
-from engine.load import load
-from engine.memory import RESERVE, MemoryPlan, orders, plan_memory, size_of
-from engine.outlook import Outlook, Way, Weights, outlooks
 from engine.plan import Plan
+from engine.planning import cards
+from engine.planning.compile import compile
+from engine.planning.forecast import forecast
+from engine.planning.memory import RESERVE, MemoryPlan, orders, plan_memory, size_of
+from engine.planning.outlook import Outlook, Way, Weights, outlooks
 from engine.session import Session
+from engine.text.load import load
 
 GB = 10**9
 
@@ -250,7 +250,7 @@ def test_a_session_places_models_as_planned(vram: str, how: str, device: str) ->
 
 def test_what_was_planned_is_told_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Like with like: tensors against the plan without its reserve, the allocator's hold against all of it."""
-    monkeypatch.setattr("engine.summary.measured_peak", lambda device: (3_000_000_000, 3_500_000_000))
+    monkeypatch.setattr("engine.live.summary.measured_peak", lambda device: (3_000_000_000, 3_500_000_000))
     told = Session(graph(vram="9GB", fed=False), executor="inline").summary().memory
     assert told is not None
     assert (told["tensors_mb"], told["measured_mb"], told["expected_mb"]) == (3000, 3500, 3100)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import toys
 
-from engine.compile import compile
 from engine.errors import OperatorError, RunError
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from engine.pool import POISON, Pools
 from engine.session import Session
 

@@ -18,15 +18,15 @@ import torch
 
 from engine import registry
 from engine.clock import StepClock
-from engine.compile import compile
 from engine.errors import Cancelled, MissingError, OperatorError, RunError
 from engine.graph import GraphBuilder
-from engine.ladder import is_out_of_memory
 from engine.operator import StreamInfo
 from engine.packet import Packet
 from engine.payload import Data, Image, Latent, Mask, Pose, Scalar
+from engine.planning.compile import compile
 from engine.pool import Pools
-from engine.process import ChildTraceback, ProcessOperator
+from engine.run.ladder import is_out_of_memory
+from engine.run.process import ChildTraceback, ProcessOperator
 from engine.session import Session
 from engine.site import Site
 

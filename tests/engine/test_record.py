@@ -7,12 +7,12 @@ from typing import Annotated
 import pytest
 import toys
 
-from engine import record
-from engine.compile import compile
 from engine.errors import GraphError, ReplayError
 from engine.graph import GraphBuilder, Input, Ref
+from engine.live import record
 from engine.operator import Live, Operator, operator
 from engine.payload import Scalar
+from engine.planning.compile import compile
 from engine.session import Session
 
 

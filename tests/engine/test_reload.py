@@ -15,12 +15,12 @@ from engine import Operator, operator
 from engine.cli.attach import Attachment
 from engine.cli.reload import Reload
 from engine.cli.run import Options, run
-from engine.compile import compile
 from engine.errors import GraphError, UsageError
 from engine.graph import GraphBuilder
+from engine.live.receipt import Receipt
 from engine.payload import Scalar
 from engine.plan import Plan
-from engine.receipt import Receipt
+from engine.planning.compile import compile
 from engine.session import Session
 from engine.site import Site
 

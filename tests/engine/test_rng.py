@@ -6,8 +6,8 @@ import pytest
 import toys
 
 from engine import rng
-from engine.compile import compile
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from engine.session import Session
 
 

@@ -14,12 +14,12 @@ import pytest
 from typing_extensions import TypedDict
 
 from engine import Knob, Live, Range, operator, registry
-from engine.compile import compile
 from engine.errors import GraphError
-from engine.load import loads
 from engine.payload import Image, Pose
-from engine.reference import describe_operator, example, own_operators, reference_markdown, toml, type_name
-from engine.schema import graph_schema, term_docs
+from engine.planning.compile import compile
+from engine.text.load import loads
+from engine.text.reference import describe_operator, example, own_operators, reference_markdown, toml, type_name
+from engine.text.schema import graph_schema, term_docs
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs the package jsonschema")
 
@@ -224,7 +224,8 @@ def test_what_editors_show(schema: dict[str, Any]) -> None:
 
 
 def test_the_schema_costs_no_torch() -> None:
-    code = "import sys, engine.schema as s; s.graph_schema(); print([name for name in ('torch', 'numpy', 'cv2', 'av') if name in sys.modules])"
+    heavy = "('torch', 'numpy', 'cv2', 'av')"
+    code = f"import sys, engine.text.schema as s; s.graph_schema(); print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

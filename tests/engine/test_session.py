@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import toys
 
-from engine.compile import compile
 from engine.errors import OperatorError, ParamError
 from engine.graph import GraphBuilder, as_input
 from engine.plan import Plan
+from engine.planning.compile import compile
 from engine.session import Session
 
 BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.channel import Channel
+from engine.live.record import Recording
 from engine.packet import Packet
 from engine.payload import Scalar
 from engine.plan import Edge
-from engine.record import Recording
-from engine.side import MISSING, Exact, Kept, make_side
+from engine.run.channel import Channel
+from engine.run.side import MISSING, Exact, Kept, make_side
 
 
 class Node:

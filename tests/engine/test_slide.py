@@ -8,10 +8,10 @@ import pytest
 import toys
 
 from engine import Live, Operator, operator
-from engine.compile import compile
 from engine.errors import OperatorError
 from engine.graph import GraphBuilder
 from engine.payload import Image
+from engine.planning.compile import compile
 from engine.session import Session
 
 BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])

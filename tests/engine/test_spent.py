@@ -7,9 +7,9 @@ from typing import Any
 import toys  # noqa: F401  (registers its operators)
 
 from engine import Operator, operator
-from engine.compile import compile
 from engine.graph import GraphBuilder
 from engine.payload import Scalar
+from engine.planning.compile import compile
 from engine.session import Session
 
 MS = 1_000_000

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import toys
 
-from engine import Operator, operator, threads
-from engine.compile import compile
+from engine import Operator, operator
 from engine.errors import RunError, StallError
 from engine.graph import GraphBuilder
 from engine.payload import Scalar
+from engine.planning.compile import compile
+from engine.run import threads
 from engine.session import Session
 from engine.site import Site
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import toys  # noqa: F401 - registers the operators
 
-from engine.compile import compile
 from engine.errors import MediaError
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from engine.session import Session
 from engine.trace import Ring, chrome_trace, write_trace
 

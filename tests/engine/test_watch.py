@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from engine.watch import GONE_S, STILL_S, Watch
+from engine.text.watch import GONE_S, STILL_S, Watch
 
 
 class Clock:

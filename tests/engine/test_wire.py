@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import toys
 
-from engine.compile import compile
 from engine.graph import GraphBuilder
 from engine.plan import Plan
+from engine.planning.compile import compile
 from engine.session import Session
 
 

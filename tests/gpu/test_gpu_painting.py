@@ -19,9 +19,9 @@ pytest.importorskip("transformers")
 
 from diffusion_checkpoints import SIZE, checkpoints, picture, skeleton, stream  # noqa: E402
 
-from engine.compile import compile  # noqa: E402
 from engine.graph import GraphBuilder  # noqa: E402
 from engine.payload import Image  # noqa: E402
+from engine.planning.compile import compile  # noqa: E402
 from engine.session import Session  # noqa: E402
 
 DEVICE = os.environ.get("GPU_TESTS_DEVICE", "cuda:0")
@@ -46,7 +46,7 @@ def exact() -> Iterator[None]:
 @pytest.fixture
 def one_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same noise on every device: drawn on the host."""
-    from operators.diffusion.noise import Noise
+    from operators.diffusion.steps.noise import Noise
 
     def draw(self: Any, key: int, shape: tuple[int, ...]) -> Any:
         return torch.randn(shape, generator=torch.Generator().manual_seed(key)).to(self.device)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from engine.cli import main
-from engine.compile import compile
-from engine.forecast import Forecast, forecast
-from engine.load import load
+from engine.planning.compile import compile
+from engine.planning.forecast import Forecast, forecast
+from engine.text.load import load
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(path.stem for path in (ROOT / "graphs").glob("live_*.toml"))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engine import layers, registry
-from engine.compile import compile
-from engine.load import load
-from engine.schema import graph_schema
+from engine import registry
+from engine.planning.compile import compile
+from engine.text import layers
+from engine.text.load import load
+from engine.text.schema import graph_schema
 
 ROOT = Path(__file__).parents[2]
 GRAPHS = sorted((ROOT / "graphs").glob("*.toml"))
@@ -66,8 +67,8 @@ def test_every_node_can_be_changed_from_outside(path: Path) -> None:
 def test_loading_and_compiling_cost_little() -> None:
     """In a fresh process, and without torch; the time is the process's own, so that other work on the machine does not count."""
     code = """import sys, time
-from engine.load import load
-from engine.compile import compile
+from engine.text.load import load
+from engine.planning.compile import compile
 plan = compile(load("live_2060"))
 print(time.process_time(), [name for name in ("torch", "av", "cv2", "mediapipe", "diffusers", "transformers") if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

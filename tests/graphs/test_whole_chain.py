@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.compile import compile
-from engine.load import load
+from engine.planning.compile import compile
 from engine.session import Session
+from engine.text.load import load
 from operators.embedded import root
 from operators.models import store
 

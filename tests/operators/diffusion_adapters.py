@@ -112,7 +112,7 @@ def lora_file(path: Path, unet: Any, texts: Mapping[str, Any], *, style: str, se
     import torch
     from safetensors.torch import save_file
 
-    from operators.diffusion.lora_names import ldm_names
+    from operators.diffusion.adapters.lora_names import ldm_names
 
     state: dict[str, Any] = {}
     kinds = UNET_KINDS if style != "old" else ("to_q", "to_k", "to_v", "to_out.0")
@@ -259,7 +259,7 @@ def _vae_to_ldm(state: Mapping[str, Any], blocks: int) -> dict[str, Any]:
 
 
 def _unet_to_ldm(unet: Any) -> dict[str, Any]:
-    from operators.diffusion.lora_names import ldm_names
+    from operators.diffusion.adapters.lora_names import ldm_names
 
     state = unet.state_dict()
     names = ldm_names(unet.config, {key.rpartition(".")[0] for key in state})
@@ -295,7 +295,7 @@ def controlnet_file(path: Path, folder: str) -> Path:
     from diffusers import ControlNetModel
     from safetensors.torch import save_file
 
-    from operators.diffusion.lora_names import ldm_names
+    from operators.diffusion.adapters.lora_names import ldm_names
 
     net = ControlNetModel.from_pretrained(folder)
     state = net.state_dict()

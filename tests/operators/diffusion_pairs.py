@@ -23,7 +23,7 @@ from diffusion_checkpoints import SIZE, picture
 
 from engine.payload import Image
 from engine.testing import Bench
-from operators.diffusion.noise import Noise
+from operators.diffusion.steps.noise import Noise
 
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,

@@ -115,7 +115,7 @@ def test_lora_weights_live_and_come_back_to_the_bit() -> None:
 
 
 def test_the_text_encoder_is_asked_again_when_its_lora_moves() -> None:
-    from operators.diffusion import lora as module
+    from operators.diffusion.adapters import lora as module
 
     with stream(model=plain().model, control=0, loras=[{"model": str(lora("kohya"))}]) as bench:
         bench()

@@ -14,12 +14,12 @@ pytest.importorskip("transformers")
 from diffusion_checkpoints import checkpoints, picture, skeleton, stream  # noqa: E402
 
 from engine import Stamped, operator  # noqa: E402
-from engine.compile import compile  # noqa: E402
 from engine.errors import UsageError  # noqa: E402
 from engine.graph import GraphBuilder  # noqa: E402
 from engine.operator import HOST_RGB, Operator  # noqa: E402
 from engine.packet import Packet  # noqa: E402
 from engine.payload import Data, Image, Latent, Prompt  # noqa: E402
+from engine.planning.compile import compile  # noqa: E402
 from engine.session import Session  # noqa: E402
 
 STREAM = {"stream": True}

@@ -19,9 +19,9 @@ pytest.importorskip("transformers")
 
 from bench.gpu.feed import Body, Camera, Idle  # noqa: E402
 from bench.gpu.nets import blank  # noqa: E402
-from engine.compile import compile  # noqa: E402
-from engine.load import load  # noqa: E402
+from engine.planning.compile import compile  # noqa: E402
 from engine.session import Session  # noqa: E402
+from engine.text.load import load  # noqa: E402
 from operators.models.quantise import held_bytes  # noqa: E402
 
 GIB = 2**30

@@ -19,7 +19,7 @@ from diffusion_checkpoints import SIZE, build, checkpoints, picture  # noqa: E40
 
 from engine.payload import Image  # noqa: E402
 from engine.testing import Bench  # noqa: E402
-from operators.diffusion.noise import Noise  # noqa: E402
+from operators.diffusion.steps.noise import Noise  # noqa: E402
 
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,

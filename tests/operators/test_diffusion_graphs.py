@@ -18,8 +18,8 @@ from diffusion_tape import Dangling, Recorder  # noqa: E402
 
 from engine.errors import DeviceError  # noqa: E402
 from engine.payload import Image, Latent  # noqa: E402
-from operators.diffusion import quick  # noqa: E402
-from operators.diffusion.graphs import PATIENCE, Graphs  # noqa: E402
+from operators.diffusion.steps import quick  # noqa: E402
+from operators.diffusion.steps.graphs import PATIENCE, Graphs  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ pytest.importorskip("transformers")
 import vlm_checkpoints  # noqa: E402
 from diffusion_checkpoints import checkpoints  # noqa: E402
 
-from engine.compile import compile  # noqa: E402
 from engine.graph import Govern, GraphBuilder, KnobRule  # noqa: E402
 from engine.operator import Operator, Stamped  # noqa: E402
 from engine.payload import Image  # noqa: E402
+from engine.planning.compile import compile  # noqa: E402
 from engine.session import Session  # noqa: E402
 from operators.vlm import backends  # noqa: E402
 

@@ -17,7 +17,7 @@ from diffusion_checkpoints import picture, same, skeleton, stream  # noqa: E402
 from engine.errors import RunError  # noqa: E402
 from engine.payload import Image  # noqa: E402
 from engine.testing import Bench  # noqa: E402
-from operators.diffusion import landing  # noqa: E402
+from operators.diffusion.pictures import landing  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
     found = Slow()
-    monkeypatch.setattr("operators.diffusion.landing.later_for", lambda device, site: landing.Later(found) if site.later else None)
+    monkeypatch.setattr("operators.diffusion.pictures.landing.later_for", lambda device, site: landing.Later(found) if site.later else None)
     return found
 
 

@@ -53,7 +53,7 @@ def test_inputs_are_fitted(fit: str) -> None:
 
 
 def test_fused_and_plain_output_agree() -> None:
-    from operators.diffusion.pixels import Outlet
+    from operators.diffusion.pictures.pixels import Outlet
 
     torch.manual_seed(0)
     pixels = (torch.rand(1, 3, 40, 56) * 2.6 - 1.3).to(memory_format=torch.channels_last)

@@ -56,7 +56,7 @@ def test_the_table_in_the_documentation_is_this_one() -> None:
 
 
 def test_every_family_of_the_operator_has_a_row() -> None:
-    from operators.diffusion.families import FAMILIES
+    from operators.diffusion.weights.families import FAMILIES
 
     assert set(ROWS) == set(FAMILIES)
     assert len(cells()) >= len(ROWS) * (len(COLUMNS) - 1)

@@ -19,7 +19,7 @@ from diffusion_checkpoints import checkpoints, same, skeleton, stream, unet  # n
 
 from engine.errors import DeviceError, MissingError, UsageError  # noqa: E402
 from engine.payload import Image, Latent, Prompt  # noqa: E402
-from operators.diffusion.stored import store8, store_on_host  # noqa: E402
+from operators.diffusion.weights.stored import store8, store_on_host  # noqa: E402
 from operators.models import quantise as quantising  # noqa: E402
 from operators.models.quantise import bytes_of, held_bytes, installed, quantise  # noqa: E402
 from operators.models.sizes import KEPT, count  # noqa: E402
@@ -268,7 +268,7 @@ def test_files_do_not_have_what_adapters_changed(adapters: dict[str, str]) -> No
 
 @pytest.mark.parametrize("placement", [{"unet": "fp8"}, {"unet": "group"}])
 def test_an_ip_adapter_is_at_home_in_every_unet(placement: dict[str, str], adapters: dict[str, str]) -> None:
-    from operators.diffusion.ipadapter import find
+    from operators.diffusion.adapters.ipadapter import find
     from operators.diffusion.reference import Reference, fingerprint
 
     adapter = find(adapters["ip"], None)

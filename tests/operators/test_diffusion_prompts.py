@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import UsageError
-from operators.diffusion.cues import Schedule
-from operators.diffusion.syntax import Fragment, Part, WeightError, parse
+from operators.diffusion.words.cues import Schedule
+from operators.diffusion.words.syntax import Fragment, Part, WeightError, parse
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")

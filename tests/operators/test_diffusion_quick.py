@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 from diffusion_checkpoints import same, skeleton, stream  # noqa: E402
 
-from operators.diffusion import accumulate, attend, compiled, quick  # noqa: E402
+from operators.diffusion.steps import accumulate, attend, compiled, quick  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from diffusion_checkpoints import picture, same, skeleton, stream, unet  # noqa:
 
 from engine.errors import UsageError  # noqa: E402
 from engine.payload import Image, Latent, Prompt  # noqa: E402
-from operators.diffusion.reuse import Reuse  # noqa: E402
+from operators.diffusion.steps.reuse import Reuse  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from engine.errors import UsageError  # noqa: E402
-from operators.diffusion.schedule import FRESH, LAST, SOURCE, WITH, WITHOUT, Noise, Rows, X, executed, table  # noqa: E402
+from operators.diffusion.steps.schedule import FRESH, LAST, SOURCE, WITH, WITHOUT, Noise, Rows, X, executed, table  # noqa: E402
 
 CLASSES = {
     "ddim": diffusers.DDIMScheduler,

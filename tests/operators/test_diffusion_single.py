@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from engine.errors import MissingError, UsageError  # noqa: E402
 from engine.payload import Image  # noqa: E402
-from operators.diffusion import layouts, single  # noqa: E402
+from operators.diffusion.weights import layouts, single  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

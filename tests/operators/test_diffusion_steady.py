@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_flatten  # noqa: E402
 
 from engine.payload import Image, Prompt  # noqa: E402
-from operators.diffusion import quick  # noqa: E402
+from operators.diffusion.steps import quick  # noqa: E402
 
 HOST = {"item", "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique", "_unique2"}
 

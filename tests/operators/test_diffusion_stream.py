@@ -17,7 +17,7 @@ from diffusion_checkpoints import SIZE, checkpoints, picture, same, skeleton, st
 from engine.errors import UsageError  # noqa: E402
 from engine.payload import Image, Latent, Prompt  # noqa: E402
 from engine.testing import Bench  # noqa: E402
-from operators.diffusion.noise import Noise  # noqa: E402
+from operators.diffusion.steps.noise import Noise  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from engine.outlook import Asked, Outlook
-from operators.diffusion.sizes import TEXT
+from engine.planning.outlook import Asked, Outlook
+from operators.diffusion.weights.sizes import TEXT
 from operators.diffusion.work import HINT, KL, SD1, SD2, SDXL, TINY, family_of, outlook, spent
 from operators.models.sizes import count
 
@@ -183,9 +183,9 @@ def test_a_calm_strength_is_the_least() -> None:
 
 
 def test_the_plan_says_steps_passes_and_latency(tmp_path: Path) -> None:
-    from engine.compile import compile
-    from engine.forecast import forecast
-    from engine.load import load
+    from engine.planning.compile import compile
+    from engine.planning.forecast import forecast
+    from engine.text.load import load
 
     (tmp_path / "g.toml").write_text(
         '[node.film]\nop = "source.video"\nurl = "x.mp4"\n'

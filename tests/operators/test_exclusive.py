@@ -11,9 +11,9 @@ import toys
 
 from bindings.python import Subscriber
 from engine import registry
-from engine.compile import compile
 from engine.graph import GraphBuilder
 from engine.plan import Plan
+from engine.planning.compile import compile
 from engine.session import Session
 
 CASES = [

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from media_clips import decode, encode, number_of
 
-from engine.compile import compile
 from engine.errors import MediaError, OperatorError
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from engine.session import Session
 
 

@@ -238,8 +238,8 @@ def test_any_number_of_people(n: int) -> None:
 
 @pytest.mark.usefixtures("model")
 def test_a_replay_that_would_begin_in_its_middle_is_refused_with_the_node_and_the_reason(tmp_path: Path) -> None:
-    from engine.compile import compile
     from engine.graph import GraphBuilder
+    from engine.planning.compile import compile
     from engine.session import Session
     from recorder.recorder import Recorder
     from recorder.replay import Wish, replay

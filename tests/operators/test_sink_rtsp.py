@@ -21,8 +21,8 @@ from push_peers import Feed, Receiver, nothing_left, posix, receive, said
 
 from engine.clock import RealClock
 from engine.errors import MediaError, UsageError
-from engine.load import load
 from engine.testing import Bench
+from engine.text.load import load
 
 __all__ = ["receive"]  # a fixture
 
@@ -214,7 +214,7 @@ in.image = "figure.image"
 
 
 def test_in_a_graph_frames_that_nobody_watches_are_counted(receive: Callable[..., Receiver], tmp_path: Path) -> None:
-    from engine.compile import compile
+    from engine.planning.compile import compile
     from engine.session import Session
 
     path = tmp_path / "serve.toml"

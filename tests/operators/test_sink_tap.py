@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import toys
 
-from engine.compile import compile
 from engine.graph import GraphBuilder, Input, Ref
 from engine.payload import Image
+from engine.planning.compile import compile
 from engine.session import Session
 from engine.testing import Bench
 from operators.sink.tap import Mailbox, forget, mailbox

@@ -497,7 +497,7 @@ def test_keys_that_are_none(params: dict[str, Any], what: str, keys: Any) -> Non
 
 def test_no_secret_in_a_plan(port: str, keys: Any) -> None:
     """The plan is printed, hashed and logged: it holds the name of the file only."""
-    from engine.compile import compile
+    from engine.planning.compile import compile
 
     secret = re.search(r'secret-key = "(.{40})"', Path(keys["server"][1]).read_text())
     assert secret is not None

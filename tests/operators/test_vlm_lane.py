@@ -11,10 +11,10 @@ import pytest
 import toys  # noqa: F401 - registers toy.film
 
 from engine import Live, Operator, operator
-from engine.compile import compile
-from engine.load import load
 from engine.payload import Image, Prompt
+from engine.planning.compile import compile
 from engine.session import Session
+from engine.text.load import load
 from operators.vlm.attributes import parse
 from operators.vlm.backends import Look
 

@@ -15,9 +15,9 @@ pytest.importorskip("transformers")
 import vlm_checkpoints  # noqa: E402
 
 from engine.errors import MissingError  # noqa: E402
-from engine.memory import plan_memory  # noqa: E402
-from engine.outlook import Asked  # noqa: E402
 from engine.payload import Image  # noqa: E402
+from engine.planning.memory import plan_memory  # noqa: E402
+from engine.planning.outlook import Asked  # noqa: E402
 from engine.testing import Bench  # noqa: E402
 from operators.models import quantise as quantising  # noqa: E402
 from operators.models.quantise import held_bytes, installed  # noqa: E402

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 
 from engine import Operator, operator
-from engine.compile import compile
 from engine.graph import GraphBuilder
 from engine.operator import HOST_RGB, Format, Stamped
 from engine.payload import Image, Scalar
+from engine.planning.compile import compile
 from engine.session import Session
 
 SIDE = 160  # 77 kB: more than what pyzmq would rather copy

@@ -10,14 +10,14 @@ import toys
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.channel import Channel
 from engine.clock import StepClock
-from engine.compile import compile
 from engine.graph import GraphBuilder
+from engine.live.record import Recording
 from engine.packet import Frame, Packet
 from engine.payload import Scalar
 from engine.plan import Edge
-from engine.record import Recording
+from engine.planning.compile import compile
+from engine.run.channel import Channel
 from engine.session import Session
 
 QUICK = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -20,11 +20,11 @@ import toys
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from engine import threads
-from engine.compile import compile
 from engine.errors import GraphError
 from engine.graph import Graph, Input, Node, Ref
 from engine.plan import Plan
+from engine.planning.compile import compile
+from engine.run import threads
 from engine.session import Session
 
 IMAGES = ("toy.stir", "toy.stir", "toy.stir", "toy.stir_many", "toy.stir_bgr", "toy.copy", "toy.same", "toy.stamp")

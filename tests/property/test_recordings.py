@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_random_graphs import costs, graph, plan_of
 
-from engine import threads
 from engine.errors import ReplayError
 from engine.plan import Plan
+from engine.run import threads
 from engine.session import Session
 from recorder import recorder as recording
 from recorder.recorder import Recorder

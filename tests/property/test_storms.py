@@ -22,11 +22,11 @@ import pytest
 import toys
 from test_random_graphs import costs, graph, shown
 
-from engine import threads
-from engine.compile import compile
 from engine.errors import GraphError
 from engine.graph import Graph
-from engine.receipt import Receipt
+from engine.live.receipt import Receipt
+from engine.planning.compile import compile
+from engine.run import threads
 from engine.session import Session
 
 

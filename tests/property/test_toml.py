@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from engine.errors import EngineError, GraphError
 from engine.graph import Graph
-from engine.keys import FILE, GOVERN, GRAPH, INPUT, KNOB, MEMORY, NODE, Key
-from engine.load import load, loads
-from engine.locate import KeyPath, dotted, positions
+from engine.text.keys import FILE, GOVERN, GRAPH, INPUT, KNOB, MEMORY, NODE, Key
+from engine.text.load import load, loads
+from engine.text.locate import KeyPath, dotted, positions
 
 GRAPH_TEXT = """\
 include = []

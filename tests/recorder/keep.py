@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.compile import compile
-from engine.load import loads
+from engine.planning.compile import compile
 from engine.session import Session
+from engine.text.load import loads
 from recorder.recorder import Recorder
 
 KEPT = Path(__file__).with_name("kept.mcap")

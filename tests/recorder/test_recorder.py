@@ -20,11 +20,11 @@ import toys
 from keep import KEPT
 
 from engine import Operator, Stamped, operator, registry
-from engine.compile import compile
 from engine.errors import EngineError, MediaError, MissingError, ParamError, ReplayError, UsageError
 from engine.graph import GraphBuilder, Input, Ref
+from engine.live.record import Recording
 from engine.payload import Data, Image, Latent, Mask, Mesh, Payload, Pose, Prompt, Scalar, Text
-from engine.record import Recording
+from engine.planning.compile import compile
 from engine.session import Session
 from recorder import foxglove
 from recorder.payloads import deviation, digest, packed, unpacked
@@ -456,7 +456,7 @@ ENDLESS = """
     import sys
     from pathlib import Path
     from engine.session import Session
-    from engine.compile import compile
+    from engine.planning.compile import compile
     from recorder.recorder import Recorder
     from test_recorder import chain
     session = Session(compile(chain(10**6).build()))
@@ -494,7 +494,7 @@ FULL = """
     import resource, sys
     from pathlib import Path
     from engine.session import Session
-    from engine.compile import compile
+    from engine.planning.compile import compile
     from recorder.recorder import Recorder
     from engine.graph import GraphBuilder
     import toys

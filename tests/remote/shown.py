@@ -15,9 +15,9 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 from engine import Live, Operator, Stamped, operator
-from engine.compile import compile
 from engine.graph import Graph, GraphBuilder
 from engine.payload import Image
+from engine.planning.compile import compile
 from engine.session import Session
 from remote.preview import Preview
 

@@ -12,16 +12,16 @@ import pytest
 from remote_runs import until
 from shown import Told, film
 
-import engine.changes
-import engine.node
-import engine.record
+import engine.live.changes
+import engine.live.record
+import engine.run.node
 import engine.session
 import engine.trace
 from bindings.python import Subscriber
 from bindings.python.control import Control as Client
 from bindings.python.control import Watch
-from engine.compile import compile
 from engine.graph import Graph, Node, as_input
+from engine.planning.compile import compile
 from remote.preview import Preview
 from remote.server import Control
 
@@ -45,10 +45,10 @@ def both(preview: Preview, control: Control, url: str, more: bool) -> Graph:
 
 @pytest.mark.slow
 def test_no_object_stays_behind_a_frame_a_change_or_a_reload(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr(engine.node, "deque", Short)
+    monkeypatch.setattr(engine.run.node, "deque", Short)
     monkeypatch.setattr(engine.session, "deque", Short)
-    monkeypatch.setattr(engine.record, "LIMIT", 64)
-    monkeypatch.setattr(engine.changes, "KEPT", 32)
+    monkeypatch.setattr(engine.live.record, "LIMIT", 64)
+    monkeypatch.setattr(engine.live.changes, "KEPT", 32)
     monkeypatch.setattr(Watch, "KEPT", 16)  # nobody reads it
     monkeypatch.setattr(engine.trace.Ring.__init__, "__defaults__", (64,))
     url = f"ipc://{tmp_path}/live.sock"

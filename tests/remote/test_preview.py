@@ -17,8 +17,8 @@ import pytest
 from shown import Shown, Socket, film, number_in, shown, stamped
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from engine.compile import compile
 from engine.graph import GraphBuilder
+from engine.planning.compile import compile
 from operators.link.coder import codec_of
 from operators.sink.tap import mailbox
 from remote import web

@@ -13,9 +13,9 @@ import pytest
 import shown  # noqa: F401 - registers its operators
 from remote_runs import COMMAND, ROOT
 
-from engine.compile import compile
 from engine.errors import DeviceError, UsageError
 from engine.graph import Graph, GraphBuilder
+from engine.planning.compile import compile
 from remote import web
 from remote.preview import Preview, tapped
 from remote.web import Address

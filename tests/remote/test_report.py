@@ -12,11 +12,11 @@ import pytest
 import toys  # noqa: F401 - registers the operators
 
 from engine.cli import run as verb
-from engine.compile import compile
 from engine.errors import MediaError
 from engine.graph import GraphBuilder
 from engine.operator import Operator, Stamped, operator
 from engine.payload import Image, Scalar
+from engine.planning.compile import compile
 from engine.session import Session
 from engine.testing import Bench
 from remote.report import plots

@@ -10,7 +10,7 @@ from remote_runs import Ear, engine, graph, read_until, running, until
 from bindings.python.control import Control
 from engine.cli.summary import show_summary
 from engine.cli.view import Meter, line
-from engine.summary import summarise
+from engine.live.summary import summarise
 from remote.metrics import render
 from remote.verbs import Verbs
 

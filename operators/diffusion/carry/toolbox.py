@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from engine.payload import Image, Latent
-    from operators.diffusion.models import Models
+    from operators.diffusion.weights.models import Models
 
     Array = np.ndarray[Any, Any]
 

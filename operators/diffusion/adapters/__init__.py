@@ -1,0 +1,1 @@
+"""What is put beside or into the weights: ControlNets, LoRAs, IP-Adapters."""
