@@ -93,7 +93,7 @@ class Stream(Batches):
     prompts by frame or time, for when nothing is connected to `prompt`. A change arrives by `interpolation`: "slerp" keeps the length of
     each token's encoding on the way, "lerp" is shorter in the middle.
 
-    Carry tools; docs/carry.md has what each is worth. `hold`: cells of the carried latent stay, as firmly as it says, where neither `control`
+    Carry tools; docs/live.md has what each is worth. `hold`: cells of the carried latent stay, as firmly as it says, where neither `control`
     nor `image` moved, within `motion`'s reach; the others are painted with `strength`. `calm`: the strength of a frame in which
     nothing moves; between, the share of what moves decides. `flow`: the carried latent, and if asked the fixed noise, go along with the
     motion. `remember`: self-attention sees earlier frames, as strongly as remember_weight says (1 = like the present one); steps are
