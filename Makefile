@@ -21,8 +21,10 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/engine run demo --embedded
 
+WORKERS ?= 2
+
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ def ask(fed: tuple[float, float] | None = None, inputs: frozenset[str] = frozens
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_table_is_what_torch_counts() -> None:
     """The bench counts every pass of the first family anew and fails where the table differs."""

@@ -12,11 +12,11 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from operators.diffusion.steps.reuse import Reuse
-from operators.diffusion.weights.models import Models, Net
-
 if TYPE_CHECKING:
     import torch
+
+    from operators.diffusion.steps.reuse import Reuse
+    from operators.diffusion.weights.models import Models, Net
 
 
 @dataclass(slots=True)
