@@ -6,7 +6,7 @@ process. Eight phases, each with a deadline; every number is in the file as soon
 
     python bench/gpu_live.py --json out/gpu_live.json                   all phases
     python bench/gpu_live.py --json out/gpu_live.json --phases 4,6      some, beside what the file has of the others
-    python bench/gpu_live.py --device cpu --tiny --json /tmp/tiny.json  the script itself, anywhere, with tiny networks
+    python bench/gpu_live.py --device cpu --tiny --json out/tiny.json  the script itself, anywhere, with tiny networks
 
     0 ceilings   copies, matrix products, transfers, launches      4 frames     ours beside diffusers and StreamDiffusion
     1 networks   built, whole, finite                              5 beside     a language model on the same card

@@ -7,7 +7,7 @@
 #           bash bench/gpu_run.sh .wheels bench 540         seconds for all of it; 570 by default
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
-WHEELS=${1:-.wheels} WHAT=${2:-all} LIMIT=${3:-570} OUT=${OUT:-out/gpu} SITE=${SITE:-/tmp/afterimage-site} PYTHON=${PYTHON:-python3}
+WHEELS=${1:-.wheels} WHAT=${2:-all} LIMIT=${3:-570} OUT=${OUT:-out/gpu} SITE=${SITE:-$(mktemp -d)} PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 "$PYTHON" bench/gpu_wheels.py unpack "$WHEELS" "$SITE" || exit 2

@@ -2,9 +2,9 @@
 
     python bench/gpu_wheels.py pack .wheels                     here: wheels of what the tests marked gpu and bench/gpu_live.py import
     python bench/gpu_wheels.py pack .wheels --python 3.12 --also av torchao
-    python bench/gpu_wheels.py unpack .wheels /tmp/site         there: installs them into a folder, with this project's entry points
+    python bench/gpu_wheels.py unpack .wheels SITE         there: installs them into a folder, with this project's entry points
 
-Then, there, `PYTHONPATH=/tmp/site:.` is all that Python needs; bench/gpu_run.sh does both and the rest. torch, its CUDA libraries, transformers
+Then, there, `PYTHONPATH=SITE:.` is all that Python needs; bench/gpu_run.sh does both and the rest. torch, its CUDA libraries, transformers
 and what else the machine has by itself (`HAS`) are left alone. Versions are those of constraints.txt. Packing uses pip as it is set up here.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -64,17 +65,19 @@ def test_every_node_can_be_changed_from_outside(path: Path) -> None:
         assert next(n for n in changed.nodes if n.name == node.name).on_error == "skip"
 
 
-def test_loading_and_compiling_cost_little() -> None:
-    """In a fresh process, and without torch; the time is the process's own, the least of three, since a busy host still slows it twofold."""
+def test_loading_and_compiling_cost_little(tmp_path: Path) -> None:
+    """In a fresh process, and without torch. The time is the process's own, with bytecode from an earlier run, as everybody has who runs it
+    twice; the least of three, because other work on the host still slows a process."""
     code = """import sys, time
 from engine.text.load import load
 from engine.planning.compile import compile
 plan = compile(load("live_2060"))
 print(time.process_time(), [name for name in ("torch", "av", "cv2", "mediapipe", "diffusers", "transformers") if name in sys.modules])"""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": str(tmp_path)}
     times = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=kept)
         seconds, _, heavy = done.stdout.strip().partition(" ")
         assert heavy == "[]"
         times.append(float(seconds))
-    assert min(times) < 0.9
+    assert min(times[1:]) < 0.5
