@@ -5,7 +5,6 @@ Every adapter is random and loud, and every test asserts that its effect is seen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,7 @@ from engine.errors import UsageError  # noqa: E402
 from engine.payload import Image  # noqa: E402
 from engine.testing import Bench, conform  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def unet(xl: bool = False) -> Any:

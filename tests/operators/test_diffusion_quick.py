@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,13 +17,7 @@ from diffusion_checkpoints import same, skeleton, stream  # noqa: E402
 
 from operators.diffusion.steps import accumulate, attend, compiled, quick  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def events(bench: Any, what: str) -> list[dict[str, Any]]:
