@@ -94,9 +94,7 @@ def ours(stub: dict[str, Any], run: int) -> tuple[Callable[[Any, Any], Any], Cal
     bench.operator._conditioning.encoder = lambda text: Encoded(cond)
 
     def done() -> None:
-        for lease in bench.site._leases:
-            lease.release()
-        bench.site._leases.clear()
+        bench.let_go()
 
     def frame(picture: Any, condition: Any) -> Any:
         found = bench([Image(condition)], Image(picture))

@@ -53,9 +53,7 @@ def operators(clip: Path, out: Path) -> int:
         for item in source():
             sink_.site.stream = source.site.stream
             sink_(item.value, pts=item.pts)
-            for lease in source.site._leases:
-                lease.release()
-            source.site._leases.clear()
+            source.let_go()
             count += 1
     return count
 

@@ -27,22 +27,6 @@ def _ignore(*args: Any, **facts: Any) -> None:
     """Stands in for the session's hooks where an operator runs on its own."""
 
 
-def _at_eof() -> str:
-    return "eof"
-
-
-def _ignorant() -> str:
-    return ""
-
-
-def _free(seq: int) -> dict[str, float]:
-    return {}
-
-
-def _decide_now(node: str, what: str, make: Callable[[], Any]) -> Any:
-    return make()
-
-
 @dataclass(eq=False)
 class Site:
     """The surroundings of one node.
@@ -76,10 +60,10 @@ class Site:
     _output: Callable[[str], None] = _ignore
     _measure: Callable[[str, int, dict[str, float]], None] = _ignore
     _span: Callable[[int, int, str, int, int], None] = _ignore
-    _health: Callable[[], str] = _ignorant
-    _spent: Callable[[int], dict[str, float]] = _free
-    _outcome: Callable[[], str] = _at_eof
-    _decide: Callable[[str, str, Callable[[], Any]], Any] = _decide_now
+    _health: Callable[[], str] = lambda: ""
+    _spent: Callable[[int], dict[str, float]] = lambda seq: {}
+    _outcome: Callable[[], str] = lambda: "eof"
+    _decide: Callable[[str, str, Callable[[], Any]], Any] = lambda node, what, make: make()
 
     # ---- the frame in hand
 
@@ -133,6 +117,13 @@ class Site:
         lease = self.pools.take(tuple(shape), dtype, self.node if pinned else "")
         self._leases.append(lease)
         return lease.array
+
+    def let_go(self) -> None:
+        """The call is over: its buffers go back to their pools, but for those that its result shows. Whoever runs the operator calls this."""
+        for lease in self._leases:
+            lease.release()
+        self._leases.clear()
+        self._landing = None
 
     def landing(self, event: Any) -> None:
         """What this call returns in arrays on the host is whole when `event` has happened (a CUDA event, recorded): readers wait for it, this

@@ -62,7 +62,7 @@ def take(node: NodeRun, head: Packet, mark: int) -> tuple[Taken, list[Any], int]
     state: Any = {}
     if isinstance(operator, Operator):
         facts["cannot"], state = _state(node, operator)
-    if node.gathered:
+    if node.group:
         facts["cannot"] = "a batch was being gathered"
     kept = {str(side.edge.id): side.value for side in node.sides if side.value is not None}
     written = {port: node.inputs.written(port) for port, (wired, _) in node.inputs.settable().items() if _rewritten(node, port, wired)}

@@ -110,9 +110,7 @@ class Again(Source):
                     self._compare(facts, found.value)
                     yield self.stamped(facts, found.value)
                     break
-                for lease in self.inner_site._leases:
-                    lease.release()
-                self.inner_site._leases.clear()
+                self.inner_site.let_go()
             else:
                 raise ReplayError(f"{self.node.name} ends before the recorded frame {facts['seq']}", fix="record with --record-frames store")
 

@@ -81,4 +81,4 @@ def part(node: NodeRun) -> None:
     """A node that leaves: a sink has had its last frame, and is told so; what anybody else would still say nobody would hear."""
     if node.spec.sink and not node.finished and not node.dead and node.operator is not None and node in node.lane.opened:
         node.flush_group()
-        node.flush()
+        life.flush(node)

@@ -176,7 +176,7 @@ class Inline:
 
     def _flush(self) -> bool:
         """Let every batch call what it has gathered so far; whether there was any."""
-        gathered = [node for lane in self.session.lanes.values() for node in lane.nodes if node.gathered]
+        gathered = [node for lane in self.session.lanes.values() for node in lane.nodes if node.group]
         for node in gathered:
             node.flush_group()
             node.lane.look(node)

@@ -91,7 +91,7 @@ def flush(node: NodeRun) -> None:
                 node.emit.frame(head, node.emit.named(result), list(node.site._leases))
         except Exception as error:
             node.session.fail(OperatorError(node.name, -1, node.epoch, error))
-        node.end_scratch()
+        node.site.let_go()
 
 
 def end(node: NodeRun) -> None:
@@ -107,7 +107,7 @@ def end(node: NodeRun) -> None:
     if node.trigger is not None:
         _drop_claimed(node, cause)
         node.trigger.close(cause)
-    node.end_scratch()
+    node.site.let_go()
     if isinstance(node.operator, Operator):
         node.operator.close()
 

@@ -59,7 +59,7 @@ class NodeRun:
         self.count = self.errors = self.errors_in_row = self.busy_ns = 0
         self.times: deque[int] = deque(maxlen=4096)
         self.claimed: Packet | Bound | None = None
-        self.group: list[tuple[Packet, dict[str, Any], list[tuple[Side, Any]]]] = []
+        self.group: list[tuple[Packet, dict[str, Any], list[tuple[Side, Any]]]] = []  # frames that wait for their batch, or inside it
         self.last_packet: Packet | None = None
         self.inputs = Inputs(self)
         self.emit = Emitter(self, spec)
@@ -79,18 +79,9 @@ class NodeRun:
         """Make the operator and open it, on its lane."""
         life.begin(self)
 
-    def settle(self) -> None:
-        """Find out which way frames can take through this node, once its operator, its inputs and its outputs are there."""
-        life.settle(self)
-
     def close(self) -> None:
         """Let go of everything; called once, also after a failure."""
         life.end(self)
-
-    @property
-    def gathered(self) -> bool:
-        """Whether frames wait here for their batch to be full."""
-        return bool(self.group)
 
     def flush_group(self) -> None:
         """Call the operator for the frames gathered so far."""
@@ -276,7 +267,7 @@ class NodeRun:
             side.used(value)
         for packet in work.heads:
             self.trigger.drop(packet, "error" if self.session.errors else "epoch")
-        self.end_scratch()
+        self.site.let_go()
 
     def _relieved(self, error: Exception) -> bool:
         """Whether the ladder found a cheaper setting after running out of memory: the same frame is then tried again."""
@@ -308,7 +299,7 @@ class NodeRun:
                 self._failed(work)
         finally:
             if self.site._leases:
-                self.end_scratch()
+                self.site.let_go()
         for side, value in work.given:
             side.used(value)
         channel = self.trigger
@@ -321,12 +312,6 @@ class NodeRun:
             for lease in head.leases:
                 lease.release()
         return after
-
-    def end_scratch(self) -> None:
-        for lease in self.site._leases:
-            lease.release()
-        self.site._leases.clear()
-        self.site._landing = None
 
     def _send_results(self, work: Work) -> tuple[NodeRun, Packet] | None:
         self.errors_in_row = 0
@@ -389,13 +374,9 @@ class NodeRun:
         self.session.fail(error)
         self.emit.eos()
 
-    def flush(self) -> None:
-        """The last frame has come: a last result, if the operator has one, goes on."""
-        life.flush(self)
-
     def _end(self) -> None:
         """The input has ended: a last result, then the end marker."""
-        self.flush()
+        life.flush(self)
         self.finished = True
         for side in self.sides:
             side.end()

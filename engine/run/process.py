@@ -291,9 +291,7 @@ def _serve(pipe: Connection[Any, Any], name: str, module: str, facts: dict[str, 
             pipe.send(("done", answer))
         except Exception as error:
             pipe.send(("error", _describe(error)))
-        for lease in site._leases:
-            lease.release()
-        site._leases.clear()
+        site.let_go()
 
 
 # ---------------------------------------------------------------- errors across the pipe

@@ -48,5 +48,5 @@ def _call(node: NodeRun, new: list[Any]) -> Work | None:
     node.busy_ns += work.stopped - work.started
     node.times.append(work.stopped - work.started)
     node.lane.trace.add(work.started, work.stopped, "call", node.name, node.group[-1][0].seq, node.group[-1][0].epoch)
-    node.end_scratch()
+    node.site.let_go()
     return None

@@ -135,9 +135,7 @@ def test_pinned_buffers_are_of_one_node() -> None:
     pools = Pools()
     one, two = Site(node="one", pools=pools), Site(node="two", pools=pools)
     first = one.empty((4, 4), pinned=True)
-    for lease in one._leases:
-        lease.release()
-    one._leases.clear()
+    one.let_go()
     assert two.empty((4, 4), pinned=True) is not first
     assert two.empty((4, 4)) is not first
     assert one.empty((4, 4), pinned=True) is first

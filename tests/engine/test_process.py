@@ -261,9 +261,7 @@ def test_a_picture_there_and_back_costs_little_more_than_copying_it_through_a_pi
             start = time.perf_counter()
             held.operator(image)
             times.append(time.perf_counter() - start)
-            for lease in held.site._leases:
-                lease.release()
-            held.site._leases.clear()
+            held.site.let_go()
             if n == 9:
                 allocated = held.site.pools.allocated
         assert held.site.pools.allocated == allocated

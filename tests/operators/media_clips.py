@@ -117,8 +117,6 @@ def play(bench: Bench, limit: int | None = None) -> Iterator[Shown]:
     """What a source yields, copied, its buffers returned as the runtime would: a source that keeps one would read poison."""
     for count, item in enumerate(bench()):
         yield Shown(np.array(item.value.data), item.pts, item.cut, item.born)
-        for lease in bench.site._leases:
-            lease.release()
-        bench.site._leases.clear()
+        bench.let_go()
         if limit is not None and count + 1 >= limit:
             return

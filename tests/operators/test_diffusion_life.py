@@ -260,9 +260,7 @@ def test_memory_does_not_grow() -> None:
         for n in range(200):
             out = bench(None, Image(picture(n % 5)), carry, Prompt(f"dancer {n % 3}", blend=2))
             carry = out.latent
-            for lease in bench.site._leases:
-                lease.release()
-            bench.site._leases.clear()
+            bench.let_go()
             bench.set(strength=0.3 + 0.05 * (n % 10))
             if n in (40, 199):
                 counts.append(tensors())
