@@ -4,15 +4,14 @@ A change is validated when it is asked for, queued, and stamped onto the next fr
 every node. Invariants: all of one transaction lands on one frame, or nothing of it; receipts move in the order in which their changes landed;
 what landed is in the recording, value by value, so that a replay repeats it without knowing what a ramp is.
 
-Paths: `node.param` is a live parameter; `node.port`, or `node.in.port` where a parameter has the same name, is an input with a written value
-(a constant, a hold's default) or one that the graph leaves unconnected. It knows nothing of queues and lanes.
+What can be set, and to what, is for `engine.live.settable` to say. It knows nothing of queues and lanes.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine import registry
@@ -20,16 +19,15 @@ from engine.errors import ParamError
 from engine.live import ramp as ramps
 from engine.live.ramp import Ramp
 from engine.live.receipt import Receipt
-from engine.operator import Port
-from engine.payload import Prompt, from_plain, to_plain
+from engine.live.settable import Path, checked, no_ramp, plain, present
+from engine.payload import from_plain, to_plain
 
 if TYPE_CHECKING:
-    from engine.run.node import NodeRun
     from engine.session import Session
 
 KEPT = 65536  # parameter versions that are kept one by one; a frame that is older than so many sees what came after it too
 
-Path = tuple[str, str]  # node; parameter, or "in." and port
+Move = tuple[Receipt, str, dict[str, Any]]  # what moves, to which state, with what is known by then
 
 
 class Changes:
@@ -38,7 +36,7 @@ class Changes:
     def __init__(self, session: Session, versions: Iterable[Mapping[str, Any]] = ()) -> None:
         self.session = session
         self.lock = threading.RLock()
-        self.pending: list[tuple[Receipt, dict[Path, Any] | Ramp]] = []
+        self.pending: list[tuple[Receipt, Mapping[Path, Any], Ramp | None]] = []  # with its values, or the targets of its ramp
         self.ramps: list[Ramp] = []
         self.wanted: dict[str, dict[str, Any]] = {}  # what every node will have when all that was accepted has landed
         self.landed: dict[str, dict[str, Any]] = {}
@@ -47,7 +45,7 @@ class Changes:
         self._ended = ""
         self._folded = 0  # versions that were folded into one
         self._before: dict[str, dict[str, Any]] = {}
-        self._outbox: deque[tuple[Receipt, str, dict[str, Any]]] = deque()
+        self._outbox: deque[Move] = deque()
         self._delivering = threading.Lock()
 
     def know(self, node: str, params: Mapping[str, Any]) -> None:
@@ -75,30 +73,25 @@ class Changes:
             waiting, self.pending = self.pending, []
             for name, params in fresh.items():
                 self.know(name, params)
-            for other, what in waiting:
-                paths = list(what.targets if isinstance(what, Ramp) else what)
-                lost = [path for path in paths if not self._fits(path, what.targets[path] if isinstance(what, Ramp) else what[path])]
+            for other, asked, ramp in waiting:
+                lost = [path for path, value in asked.items() if not self._fits(path, value)]
                 if lost:
                     reason = f"{'.'.join(lost[0])} is not there any more: a reload changed it"
                     self._outbox.append((other, "failed", {"reason": reason}))
                 else:
-                    self._accept(other, what)
-            for one in self.ramps[:]:
-                for path in [path for path in one.targets if path[0] in fresh or not self._fits(path, one.targets[path])]:
-                    one.overtaken(path)
-                    one.receipt.problems[".".join(path)] = "a reload changed its node"
-                if not one.targets:
-                    self.ramps.remove(one)
-                    self._outbox.append((one.receipt, "failed", {"reason": "a reload changed its node"}))
-            self._accept(receipt, dict(values))
+                    self._accept(other, asked, ramp)
+            under_way = [item for one in self.ramps for item in one.targets.items()]
+            lost = [path for path, target in under_way if path[0] in fresh or not self._fits(path, target)]
+            self._outbox += self._leave(lost, "a reload changed its node")
+            self._accept(receipt, values)
             if cut:
-                self.pending.append((Receipt("reset", {"reason": "reload"}), {}))
+                self.pending.append((Receipt("reset", {"reason": "reload"}), {}, None))
         self.deliver()
 
     def _fits(self, path: Path, value: Any) -> bool:
         """Whether an accepted change still makes sense for the graph as it is now."""
         try:
-            return path in self._checked({".".join(path): to_plain(value)})[0]
+            return path in checked(self.session.nodes, self.wanted, {".".join(path): to_plain(value)})
         except ParamError:
             return False
 
@@ -110,12 +103,12 @@ class Changes:
 
     # ---- asking
 
-    def set(self, changes: Mapping[str, Any], *, by: str = "", what: str = "set") -> Receipt:
+    def set(self, changes: Mapping[str, Any], *, by: str = "") -> Receipt:
         """Accept a transaction. Raises ParamError, and then nothing is changed."""
         with self.lock:
-            wanted, plain = self._checked(changes)
-            receipt = Receipt(what, plain, by)
-            self._accept(receipt, wanted)
+            values = checked(self.session.nodes, self.wanted, changes)
+            receipt = Receipt("set", plain(values), by)
+            self._accept(receipt, values)
         return receipt
 
     def ramp(
@@ -124,13 +117,14 @@ class Changes:
         """Accept a ramp. Raises ParamError and UsageError, and then nothing is changed."""
         ramps.check(frames, seconds, curve)
         with self.lock:
-            targets, plain = self._checked(changes)
-            problems = {f"{n}.{key}": why for (n, key), value in targets.items() if (why := self._no_ramp(n, key, value))}
+            nodes = self.session.nodes
+            values = checked(nodes, self.wanted, changes)
+            problems = {f"{n}.{key}": why for (n, key), value in values.items() if (why := no_ramp(nodes[n], self.wanted, key, value))}
             if problems:
                 raise ParamError(problems)
-            targets = {path: to_plain(value) for path, value in targets.items()}
-            receipt = Receipt("ramp", plain, by)
-            self._accept(receipt, Ramp(receipt, targets, frames, seconds, curve))
+            targets = {path: to_plain(value) for path, value in values.items()}
+            receipt = Receipt("ramp", plain(values), by)
+            self._accept(receipt, targets, Ramp(receipt, targets, frames, seconds, curve))
         return receipt
 
     def reset(self, reason: str) -> Receipt:
@@ -156,123 +150,20 @@ class Changes:
         with self.lock:
             self._accept(receipt, {})
 
-    def _accept(self, receipt: Receipt, what: dict[Path, Any] | Ramp) -> None:
+    def _accept(self, receipt: Receipt, values: Mapping[Path, Any], ramp: Ramp | None = None) -> None:
         self.session.governing.hold(receipt)
-        for (name, key), value in (what.targets if isinstance(what, Ramp) else what).items():
+        for (name, key), value in values.items():
             self.wanted.setdefault(name, {})[key] = value
         if self._ended:
             self._outbox.append((receipt, "failed", {"reason": self._ended}))
             self.deliver()
         else:
-            self.pending.append((receipt, what))
+            self.pending.append((receipt, values, ramp))
 
     @property
     def resetting(self) -> bool:
         """Whether the next frame admitted starts a new epoch."""
-        return any(receipt.what == "reset" for receipt, _ in self.pending)
-
-    # ---- checking
-
-    def _checked(self, changes: Mapping[str, Any]) -> tuple[dict[Path, Any], dict[str, Any]]:
-        """The validated values by node and key, and the same as plain values by path."""
-        from pydantic import ValidationError
-
-        problems: dict[str, str] = {}
-        params: dict[str, dict[str, Any]] = {}
-        wanted: dict[Path, Any] = {}
-        for path, value in changes.items():
-            name, _, rest = path.partition(".")
-            run = self.session.nodes.get(name)
-            if run is None:
-                problems[path] = f"there is no node {name!r}; " + registry.suggest(name, list(self.session.nodes))
-                continue
-            found = self._find(run, rest, value)
-            if isinstance(found, str):
-                problems[path] = found
-            elif not found[0].startswith("in."):
-                params.setdefault(name, {})[found[0]] = value
-            else:
-                try:
-                    wanted[name, found[0]] = self._input(run, found[0], found[1], value)
-                except ValueError as error:
-                    problems[path] = str(error)
-        for name, change in params.items():
-            run = self.session.nodes[name]
-            known = {key: value for key, value in {**run.params, **self.wanted[name]}.items() if not key.startswith("in.")}
-            try:
-                model = run.spec.model()(**{**known, **change})
-            except ValidationError as error:
-                for item in error.errors():
-                    problems[f"{name}.{item['loc'][0]}"] = f"{item['msg']} (found {item.get('input')!r})"
-            else:
-                wanted |= {(name, key): getattr(model, key) for key in change}
-        if problems:
-            raise ParamError(problems)
-        return wanted, {f"{name}.{key}": to_plain(value) for (name, key), value in wanted.items()}
-
-    def _find(self, run: NodeRun, rest: str, value: Any) -> tuple[str, Port | None] | str:
-        """The key that `rest` names on a node, with the port where it is an input; or why there is none."""
-        port, inputs = rest.removeprefix("in."), run.inputs.settable()
-        param = run.spec.param(rest)
-        if port in inputs:
-            wired, kind = inputs[port]
-            free = not wired and param is not None and not isinstance(value, Mapping) and run.inputs.blank.get(port) is None
-            if port != rest or not free:
-                return f"in.{port}", kind
-        elif port != rest or (param is None and run.spec.port(port) is not None):
-            return self._unsettable(run, port)
-        if param is None:
-            return f"{run.plan.op} has no parameter {rest!r}; " + registry.suggest(rest, [p.name for p in run.spec.params] + list(inputs))
-        if not param.live:
-            return "is fixed at open"
-        fed = any(edge.feeds == "param" for edge in run.inputs.edges(rest))
-        return self._unsettable(run, rest) if fed else (rest, None)
-
-    @staticmethod
-    def _unsettable(run: NodeRun, port: str) -> str:
-        edge = next(iter(run.inputs.edges(port)), None)
-        if edge is None:
-            return f"{run.plan.op} has no input {port!r} that could be set"
-        source = f"{edge.source}.{edge.output}"
-        if edge.feeds == "param":
-            return f"is fed by {source} with every frame, which would overwrite it; take that edge out of the graph to set it"
-        return f"comes from {source} with every frame; give it a hold in the graph to set it"
-
-    def _input(self, run: NodeRun, key: str, port: Port | None, value: Any) -> Any:
-        """The value of an input as its payload; of one that feeds a parameter, as that parameter takes it. Raises ValueError."""
-        name = key.removeprefix("in.")
-        if port is None:
-            from pydantic import ValidationError
-
-            known = {k: v for k, v in run.params.items() if run.spec.param(k) is not None}
-            try:
-                return getattr(run.spec.model()(**{**known, name: value}), name)
-            except ValidationError as error:
-                raise ValueError("; ".join(f"{item['msg']} (found {item.get('input')!r})" for item in error.errors())) from None
-        if value is None and not run.inputs.settable()[name][0]:
-            return None  # as the graph leaves it
-        payload = from_plain(port.type, value)
-        before = self.wanted[run.name].get(key, run.inputs.written(name))
-        if isinstance(payload, Prompt) and isinstance(value, str) and isinstance(before, Prompt):
-            return Prompt(value, before.negative, before.blend)  # other words; what to avoid and how to blend stay
-        return payload
-
-    def _no_ramp(self, name: str, key: str, target: Any) -> str:
-        """Why a ramp cannot go to `target`, "" where it can."""
-        run = self.session.nodes[name]
-        param = run.spec.param(key)
-        if param is not None and "Literal" in str(param.annotation):
-            return "is a choice: there is nothing between two of its values; set it"
-        target, start = to_plain(target), to_plain(self.wanted[name].get(key, run.inputs.written(key.removeprefix("in."))))
-        if isinstance(target, (str, Mapping)) and key.startswith("in."):
-            return "is no number: set it as a table with text and blend, the frames over which it is blended in"
-        if not ramps.numeric(target):
-            return f"a ramp goes between numbers (found {target!r}); set it"
-        if not ramps.numeric(start) or isinstance(start, (list, tuple)) != isinstance(target, (list, tuple)):
-            return f"a ramp has no number to start from (it is {start!r}); set it first"
-        if isinstance(target, (list, tuple)) and len(target) != len(start):
-            return f"has {len(start)} parts at present, {len(target)} were given"
-        return ""
+        return any(receipt.what == "reset" for receipt, _, _ in self.pending)
 
     # ---- landing
 
@@ -282,17 +173,16 @@ class Changes:
         with self.lock:
             pending, self.pending = self.pending, []
             changes: dict[Path, Any] = {}
-            moves: list[tuple[Receipt, str, dict[str, Any]]] = []
-            for receipt, what in pending:
+            moves: list[Move] = []
+            for receipt, values, ramp in pending:
                 if receipt.what == "reset":
                     resets.append(str(receipt.changes["reason"]))
-                if isinstance(what, Ramp):
-                    self._overtake(what.targets, seq, moves)
-                    what.begin(gate, {path: self._value(path, changes) for path in what.targets})
-                    self.ramps.append(what)
+                moves += self._leave(values.keys(), f"a later change took over at frame {seq}", done_at=seq)
+                if ramp is None:
+                    changes.update(values)
                 else:
-                    self._overtake(what, seq, moves)
-                    changes.update(what)
+                    ramp.begin(gate, {path: self._value(path, changes) for path in values})
+                    self.ramps.append(ramp)
                 moves.append((receipt, "applied", {"applied_at": seq}))
             changes |= self._step(gate, seq, now, moves)
             if changes:
@@ -308,7 +198,7 @@ class Changes:
         if resets:
             session.event("epoch", "", seq, epoch=session.epoch, reason=resets[-1])
 
-    def _step(self, gate: int, seq: int, now: int, moves: list[tuple[Receipt, str, dict[str, Any]]]) -> dict[Path, Any]:
+    def _step(self, gate: int, seq: int, now: int, moves: list[Move]) -> dict[Path, Any]:
         changes: dict[Path, Any] = {}
         for one in self.ramps[:]:
             ended = one.gate != gate and self.session.ended(one.gate)  # its clock has stopped: the next frame of any source is its last
@@ -323,19 +213,20 @@ class Changes:
                 moves.append((one.receipt, "done", {"done_at": seq}))
         return changes
 
-    def _overtake(self, paths: Iterable[Path], seq: int, moves: list[tuple[Receipt, str, dict[str, Any]]]) -> None:
+    def _leave(self, paths: Collection[Path], why: str, **facts: Any) -> list[Move]:
+        """Take `paths` out of the ramps under way; one that has none left has failed."""
+        moves: list[Move] = []
         for one in self.ramps[:]:
-            for path in paths:
-                if one.overtaken(path):
-                    one.receipt.problems[".".join(path)] = f"a later change took over at frame {seq}"
+            for path in [path for path in paths if path in one.targets]:
+                del one.targets[path]
+                one.receipt.problems[".".join(path)] = why
             if not one.targets:
                 self.ramps.remove(one)
-                moves.append((one.receipt, "failed", {"done_at": seq, "reason": f"a later change took over at frame {seq}"}))
+                moves.append((one.receipt, "failed", {**facts, "reason": why}))
+        return moves
 
     def _value(self, path: Path, changes: Mapping[Path, Any]) -> Any:
-        name, key = path
-        run = self.session.nodes[name]
-        return to_plain(changes.get(path, self.landed[name].get(key, run.inputs.written(key.removeprefix("in.")))))
+        return to_plain(changes[path]) if path in changes else present(self.session.nodes[path[0]], self.landed, path[1])
 
     def _payload(self, path: Path, value: Any) -> Any:
         port = self.session.nodes[path[0]].spec.port(path[1].removeprefix("in.")) if path[1].startswith("in.") else None
@@ -347,7 +238,7 @@ class Changes:
             version.setdefault(name, {})[key] = value
             self.landed.setdefault(name, {})[key] = value
         self._versions.append(version)
-        self.session.recording.note("changes", (seq, {f"{name}.{key}": to_plain(value) for (name, key), value in changes.items()}))
+        self.session.recording.note("changes", (seq, plain(changes)))
         if len(self._versions) > 2 * KEPT:
             self._fold(KEPT)
 
@@ -381,7 +272,7 @@ class Changes:
     def end(self, reason: str) -> None:
         """Nothing will land any more."""
         with self.lock:
-            left = [receipt for receipt, _ in self.pending] + [one.receipt for one in self.ramps]
+            left = [receipt for receipt, _, _ in self.pending] + [one.receipt for one in self.ramps]
             self.pending, self.ramps, self._ended = [], [], reason
             self._outbox.extend((receipt, "failed", {"reason": reason}) for receipt in left)
         self.deliver()

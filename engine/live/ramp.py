@@ -63,10 +63,6 @@ class Ramp:
         self._elapsed = 0
         self._last: int | None = None
 
-    @property
-    def begun(self) -> bool:
-        return self.gate is not None
-
     def begin(self, gate: int, starts: Mapping[tuple[str, str], Any]) -> None:
         self.gate, self.starts = gate, dict(starts)
 
@@ -86,7 +82,3 @@ class Ramp:
         done = at >= 1.0
         part = 1.0 if done else share(self.curve, at)
         return {path: between(self.starts[path], target, part) for path, target in self.targets.items()}, done
-
-    def overtaken(self, path: tuple[str, str]) -> bool:
-        """A later change of `path`: it leaves the ramp. Whether it was in it."""
-        return self.targets.pop(path, None) is not None
