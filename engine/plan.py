@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -145,6 +145,17 @@ class Plan:
         from engine.planning.show import plan_text
 
         return plan_text(self)
+
+
+def reach(starts: Iterable[str], after: Mapping[str, Iterable[str]]) -> set[str]:
+    """`starts`, and all that comes after them in the end."""
+    todo = list(starts)
+    found = set(todo)
+    while todo:
+        fresh = [name for name in after.get(todo.pop(), ()) if name not in found]
+        found.update(fresh)
+        todo += fresh
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.plan import Plan
+from engine.plan import Plan, reach
 
 if TYPE_CHECKING:
     from engine.session import Session
@@ -23,12 +23,7 @@ def before(plan: Plan, node: str) -> dict[str, int]:
     for edge in plan.edges:
         if edge.counted:
             ways.setdefault(edge.node, []).append(edge.source)
-    found, ahead = set(), list(ways.get(node, ()))
-    while ahead:
-        name = ahead.pop()
-        if name not in found:
-            found.add(name)
-            ahead += ways.get(name, ())
+    found = reach(ways.get(node, ()), ways)
     return {other.name: other.batch for other in plan.nodes if other.name in found and other.kind != "source"}
 
 

@@ -16,7 +16,7 @@ from engine.errors import Diagnostic, EngineError, GraphError, MissingError, Usa
 from engine.graph import UNSET, Graph, Input, Node, Ref
 from engine.operator import Output, Param, Port, Spec
 from engine.payload import Prompt, Scalar, Text, from_plain
-from engine.plan import Edge, Plan, PlanLane, PlanNode
+from engine.plan import Edge, Plan, PlanLane, PlanNode, reach
 from engine.planning import wire
 from engine.planning.convert import plan_conversions
 from engine.planning.wire import Link
@@ -293,17 +293,14 @@ class _Compiler:
             self.say(f"{path}.follow", f"there is no signal {signal!r}", expected="a Scalar output", fix=registry.suggest(signal, scalars))
 
     def _cull(self, order: list[str], links: list[Link]) -> tuple[set[str], list[str]]:
-        readers: dict[str, list[str]] = {}
+        feeding: dict[str, list[str]] = {}
         for link in links:
-            readers.setdefault(link.node, []).append(link.source)
-        kept = {name for name in order if self.specs[name].sink}
-        if not kept:
+            if link.source:
+                feeding.setdefault(link.node, []).append(link.source)
+        sinks = [name for name in order if self.specs[name].sink]
+        if not sinks:
             self.say("", "the graph has no sink, so nothing would come out", fix='add one, such as op = "sink.video"')
-        todo = list(kept)
-        while todo:
-            fresh = [s for s in readers.get(todo.pop(), []) if s and s not in kept]
-            kept.update(fresh)
-            todo += fresh
+        kept = reach(sinks, feeding)
         return kept, [name for name in order if name not in kept]
 
     def _lane(self, node: Node) -> str:

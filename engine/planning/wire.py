@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.graph import UNSET, Input
-from engine.plan import LOSSY, Edge
+from engine.plan import LOSSY, Edge, reach
 
 if TYPE_CHECKING:
     from engine.planning.compile import _Compiler
@@ -75,7 +75,7 @@ def order(compiler: _Compiler, links: list[Link]) -> list[str]:
         return names
     for link in links:  # a hold runs forward where it can, and closes a cycle where it must
         if link.source and link.keeps and link.role != "carry":
-            link.back = link.source == link.node or _reaches(link.node, link.source, after)
+            link.back = link.source in reach([link.node], after)
             if not link.back:
                 after[link.source].add(link.node)
     before = {name: sum(name in targets for targets in after.values()) for name in names}
@@ -85,18 +85,6 @@ def order(compiler: _Compiler, links: list[Link]) -> list[str]:
         for target in after[ready[0]]:
             before[target] -= 1
     return result
-
-
-def _reaches(start: str, goal: str, after: dict[str, set[str]]) -> bool:
-    seen, todo = {start}, [start]
-    while todo:
-        for node in after.get(todo.pop(), ()):
-            if node == goal:
-                return True
-            if node not in seen:
-                seen.add(node)
-                todo.append(node)
-    return False
 
 
 def _cycles(names: list[str], after: dict[str, set[str]]) -> list[list[str]]:
@@ -243,6 +231,10 @@ def check_batches(compiler: _Compiler, links: list[Link], kept: set[str], in_fli
     for link in links:
         if link.source and link.lag != 1:
             forward[link.source].add(link.node)
+
+    def leads(start: str, goal: str) -> bool:
+        return goal in reach([start], forward)
+
     for node in nodes:
         path = f"node.{node.name}.batch"
         if not compiler.specs[node.name].batches:
@@ -250,25 +242,21 @@ def check_batches(compiler: _Compiler, links: list[Link], kept: set[str], in_fli
         if in_flight < room:
             compiler.say(path, "the batches of this graph gather more frames than may be under way", expected=f"graph.in_flight >= {room}",
                          found=str(in_flight), fix=f"set graph.in_flight = {room}")  # fmt: skip
-        awaited = any(link.lag is not None and _leads(node.name, link.source, forward) for link in links)
-        starved = next((ln for ln in links if ln.role == "trigger" and ln.policy in LOSSY and _leads(ln.node, node.name, forward)), None)
+        awaited = any(link.lag is not None and leads(node.name, link.source) for link in links)
+        starved = next((ln for ln in links if ln.role == "trigger" and ln.policy in LOSSY and leads(ln.node, node.name)), None)
         if awaited and starved is not None:
             compiler.say(path, "a batch may wait for frames that a join holds, when others are dropped before it",
                          found=f"policy = {starved.policy} on {starved.path}", fix="leave batch out")  # fmt: skip
         for link in links:
             if link.node == node.name and link.param and link.source:
                 compiler.say(link.path, "a fed parameter changes from frame to frame, and a batch is one call", fix="leave batch out")
-            inside = _leads(link.node, node.name, forward) and _leads(node.name, link.source, forward)
+            inside = leads(link.node, node.name) and leads(node.name, link.source)
             if link.lag == 1 and inside:
                 compiler.say(path, f"a batch inside a loop: {link.node} needs the frame before from {link.source}", fix="leave batch out")
             short = link.counted and link.policy == "block" and link.given.cap is not None and link.given.cap < room
             if short:
                 compiler.say(f"{link.path}.cap", f"a queue shorter than what {node.name} gathers can stop the graph", expected=f">= {room}",
                              found=str(link.given.cap), fix="leave cap out")  # fmt: skip
-
-
-def _leads(start: str, goal: str, after: dict[str, set[str]]) -> bool:
-    return start == goal or _reaches(start, goal, after)
 
 
 def flag_bounds(edges: list[Edge]) -> list[Edge]:
