@@ -96,8 +96,8 @@ class Stream(Batches):
     Carry tools; docs/live.md has what each is worth. `hold`: cells of the carried latent stay, as firmly as it says, where neither `control`
     nor `image` moved, within `motion`'s reach; the others are painted with `strength`. `calm`: the strength of a frame in which
     nothing moves; between, the share of what moves decides. `flow`: the carried latent, and if asked the fixed noise, go along with the
-    motion. `remember`: self-attention sees earlier frames, as strongly as remember_weight says (1 = like the present one); steps are
-    then not captured. `skip`: at most so many frames in a row are not painted, but are the last picture once more, where no
+    motion. `remember`: self-attention sees earlier frames, as strongly as remember_weight says (1 = like the present one).
+    `skip`: at most so many frames in a row are not painted, but are the last picture once more, where no
     pixel of the inputs changed by more than skip_change (0..1) since they were painted from; told as `skipped`.
 
     Drift. reset_every asks for a new epoch every so many frames; scene_cut does when the picture (`image`, else the first `control`) changes by

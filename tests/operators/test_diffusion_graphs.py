@@ -407,15 +407,6 @@ def test_references_arrive_in_place_and_other_numbers_of_tokens_are_captured_ane
         both(7)
 
 
-def test_attention_that_remembers_is_not_captured_and_says_so_once(recorder: Recorder) -> None:
-    with stream(remember={}) as plain, stream(remember={}, graphs="on") as taped:
-        for n in range(3):
-            assert same(plain(skeleton(n)), taped(skeleton(n)))
-            settle(taped)
-        assert not recorder.tapes
-        assert len(events(taped, "graph_failed")) == 1
-
-
 @pytest.mark.parametrize("kind", ["frames", "stream"])
 @pytest.mark.parametrize("way", ["control", "cfg", "reuse"])
 def test_passes_of_several_frames_are_captured_too(way: str, kind: str, recorder: Recorder) -> None:

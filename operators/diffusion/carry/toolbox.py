@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from operators.diffusion.carry import warp
-from operators.diffusion.carry.attention import Memory, attach
+from operators.diffusion.carry.attention import attach
 from operators.diffusion.carry.flow import Flow
 from operators.diffusion.carry.hold import Held
+from operators.diffusion.carry.memory import Memory
 from operators.diffusion.carry.motion import EVERYTHING, Motion
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ It knows latents and conditioning, not frames, prompts or pictures.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from operators.diffusion.steps.graphs import Body, Captured, Graphs
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from operators.diffusion.adapters.ipadapter import Looks
-    from operators.diffusion.carry.attention import Memory
     from operators.diffusion.carry.hold import Held
+    from operators.diffusion.carry.memory import Memory, Mode
 
 SHAPES = 8  # sizes and ways of guidance whose buffers are kept
 
@@ -37,6 +38,7 @@ class Loop:
         self.memory: Memory | None = None  # what self-attentions keep of earlier frames
         self.looks: Looks | None = None  # what cross-attentions look at beside the text
         self.passes.facts.append(lambda shape: None if self.looks is None else self.looks.course())
+        self.passes.facts.append(lambda shape: None if self.memory is None else self.memory.course())
         self.bases: dict[tuple[int, ...], Basis] = {}
         self.rigs: dict[Hashable, Rig] = {}
         self.graphs = graphs
@@ -45,7 +47,7 @@ class Loop:
         self.rig: Rig | None = None  # of the last frame
         self.where: tuple[int, ...] = ()
         self.expected: list[tuple[int, int, int]] = []
-        self.courses: dict[tuple[str, tuple[Net, ...]], None] = {}  # kinds of steps of the last frame
+        self.courses: dict[tuple[str, tuple[Net, ...], Mode | None], None] = {}  # kinds of steps of the last frame
         self.controls: Sequence[Control] = ()
 
     def basis(self, passes: int, shape: tuple[int, int, int]) -> Basis:
@@ -79,10 +81,7 @@ class Loop:
         import torch
 
         told, steps, shape = Told(cond, extra, added), rows.n - begin, tuple(noise.shape[1:])
-        plain = self.graphs is None or self.memory is not None
-        if self.graphs is not None and self.memory is not None:
-            self.graphs.decline("self-attention that remembers reads and writes other places in every frame")
-        rig = self.rig = None if plain else self._rigged(len(cond), shape, told, controls)  # type: ignore[arg-type]
+        rig = self.rig = None if self.graphs is None else self._rigged(len(cond), shape, told, controls)  # type: ignore[arg-type]
         basis = rig or self.basis(len(cond), shape)  # type: ignore[arg-type]
         start = noise[:1]
         if source is None:
@@ -114,8 +113,7 @@ class Loop:
             if rows.scaled:
                 given.mul_(rows.scale[i])
             kind, works = self._course(k, steps, controls)
-            if self.memory is not None:
-                self.memory.enter(i if kind == "full" else ~i)
+            self._enter(i, kind, given)
             if rig is not None:
                 rig.t.copy_(rows.t[i])
                 self._run(rig, f"pass {lone}", kind, works)
@@ -124,6 +122,8 @@ class Loop:
                 found = self.passes.full(given, rows.t[i], told, works)
             else:
                 found = self.passes.short(given, rows.t[i], told)
+            if self.memory is not None:
+                self.memory.leave()
             answer[now].copy_(found)
             if rows.onetime and not k:
                 against = torch.mm(rows.against[i], basis.turns[now]).view(basis.source[0].shape)
@@ -157,6 +157,15 @@ class Loop:
         if self.reuse is not None and not self.reuse.due(k):
             return "short", []
         return "full", [control for control in controls if control.net.active(k, steps)]
+
+    def _enter(self, step: int, kind: str, given: torch.Tensor) -> None:
+        """Say to self-attentions that a pass of nominal `step` begins."""
+        if self.memory is None:
+            return
+        if kind == "full" or self.reuse is None:
+            self.memory.enter(step, tuple(given.shape))
+        else:
+            self.memory.enter(~step, tuple(given.shape), f"{kind} {self.reuse.cut}")  # other cuts run other layers
 
     # ---- captured
 
@@ -241,17 +250,23 @@ class Loop:
             row.copy_(rows.row_later[i] if k else rows.row_first[i])
             if rows.draws[i]:
                 fresh.copy_(noise[1 + i])
-            self._run(rig, "step", *self._course(k, steps, controls))
+            course = self._course(k, steps, controls)
+            self._enter(i, course[0], rig.input)
+            self._run(rig, "step", *course)
+            if self.memory is not None:
+                self.memory.leave()
         return rig.latent[0]
 
-    def _entry(self, rig: Rig, what: str, kind: str, nets: list[Net]) -> Captured:
+    def _entry(self, rig: Rig, what: str, kind: str, nets: Sequence[Net]) -> Captured:
         assert self.graphs is not None
-        self.courses[kind, tuple(nets)] = None
+        memory = self.memory
+        mode = None if memory is None else memory.mode
+        self.courses[kind, tuple(nets), mode and mode.of(())] = None
 
         def make() -> tuple[Body, Callable[[], str | None]]:
             modules = [self.models.unet, *(net.module for net in nets)]
             body = rig.step(kind, nets) if what == "step" else rig.answering(kind, nets, int(what[-1]))
-            return doubted(self.models, body, modules)
+            return doubted(self.models, body if memory is None else memory.bound(body), modules)
 
         return self.graphs.get((rig.key, what, kind, tuple(map(id, nets)), self._facts(rig.shape)), make)
 
@@ -291,8 +306,11 @@ class Loop:
         for control in self.controls:
             rig.place(control)
         courses = sorted(self.courses, key=lambda course: course[0])  # full ones first: short ones want what they keep
-        for kind, nets in courses:
-            rig.step(kind, nets)()
-        for kind, nets in courses:
-            self._entry(rig, "step", kind, list(nets))
+        for wanted in (False, True):
+            for kind, nets, mode in courses:
+                with nullcontext() if self.memory is None or mode is None else self.memory.going(mode.of(rig.shape)):
+                    if wanted:
+                        self._entry(rig, "step", kind, nets)
+                    else:
+                        rig.step(kind, nets)()
         self._decoder(rig)
