@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.clock import StepClock
-from engine.errors import Cancelled, EngineError, OperatorError, UsageError
+from engine.errors import Cancelled, OperatorError, UsageError
 from engine.live.receipt import Receipt
 from engine.run.gate import Gate
 from engine.run.lane import Lane, close_all
-from engine.run.node import NodeRun
+from engine.run.reloading import carry_out
 from engine.run.stall import diagnose
 from engine.run.swap import Swap
 from engine.run.threads import next_offer
@@ -36,17 +36,19 @@ class Inline:
         self._ends: list[tuple[int, int, Callable[[], None]]] = []  # (time, order, what then happens)
         self._busy: set[Lane | Gate] = set()  # lanes and sources with a call under way
         self._later: dict[Lane, list[Callable[[], None]]] = {}  # what a lane has to do when its call has ended
-        self._lanes = list(session.lanes.values())
+        self._lanes: list[Lane] = []  # those that were opened
         self._count = 0
         self._frames: dict[Gate, Any] = {}
         self._seqs: dict[Gate, int] = {}
-        self._swap: Swap | None = None
+        self._course: Iterator[None] | None = None  # of the reload under way
         self._due = list(session.replay.recording.plans) if session.replay is not None else []
 
     def run(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
         session = self.session
         try:
-            if (error := self._open(self._lanes)) is not None:
+            try:
+                self.open(list(session.lanes.values()))
+            except OperatorError as error:
                 session.fail(error)
             if not session.errors:
                 session.opened = True
@@ -60,21 +62,18 @@ class Inline:
                 frames.close()
             close_all(node for lane in self._lanes for node in lane.opened)
 
-    def _open(self, lanes: Iterable[Lane]) -> OperatorError | None:
-        """Open the operators of `lanes`; the error of the first that does not open."""
+    def open(self, lanes: Sequence[Lane]) -> None:
+        """Open the operators of `lanes`. Raises OperatorError for the first that does not open."""
+        self._lanes += lanes
         for lane in lanes:
             for node in lane.nodes:
                 lane.opened.append(node)
                 try:
                     node.open()
                 except Exception as error:
-                    return OperatorError(node.name, -1, 0, error)
-                self._start_frames(node)
-        return None
-
-    def _start_frames(self, node: NodeRun) -> None:
-        if node.gate is not None:
-            self._frames[node.gate], self._seqs[node.gate] = node.frames(), node.gate.turn[0]
+                    raise OperatorError(node.name, -1, 0, error) from error
+                if node.gate is not None:
+                    self._frames[node.gate], self._seqs[node.gate] = node.frames(), node.gate.turn[0]
 
     def _loop(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
         session = self.session
@@ -107,72 +106,49 @@ class Inline:
         if not session.aborting.is_set() and any(not lane.finished for lane in session.lanes.values()):
             session.errors.append(diagnose(session))
 
-    # ---- reloads
+    # ---- reloads; what their course needs is named and told in engine.run.reloading
 
     def look(self) -> None:
         """A reload was asked for: the loop sees it by itself."""
 
     def _reload(self) -> bool:
-        """Begin with a reload that was asked for, or put one in force that is ready; False where there is nothing to do now."""
-        if self._swap is None:
+        """Begin with a reload that was asked for, or go on with it; False where there is nothing to do now."""
+        if self._course is None:
             asked = self.session.next_reload()
-            return asked is not None and self._begin(Swap(self.session, *asked))
-        if not self._swap.drained():
-            if any(lane in self._busy or lane.peek() is not None for lane in self.session.lanes.values()):
+            if asked is None:
                 return False
-            if self._flush():
-                return True  # what is left cannot go on by itself
-        swap, self._swap = self._swap, None
-        if swap.stale():
-            self._discard(swap)
-            self.session.reloads.appendleft((swap.plan, swap.receipt))
-        elif (error := self._take_over(swap)) is not None:
-            self._discard(swap)
-            for handover in swap.handovers:
-                handover.take_back()
-                if handover.node.gate is not None and not handover.node.dead:
-                    self._frames[handover.node.gate] = handover.node.frames()
-            swap.refuse(str(error))
-        else:
-            self._put_in_force(swap)
+            self._course = carry_out(Swap(self.session, *asked), self)
+        if next(self._course, self) is None:
+            return False
+        self._course = None
         return True
 
-    def _take_over(self, swap: Swap) -> OperatorError | None:
-        """Let old nodes close what new ones need, and open these; the error of the first that does not open."""
+    def drain(self, swap: Swap) -> Iterator[None]:
+        while not swap.drained():
+            busy = any(lane in self._busy or lane.peek() is not None for lane in self.session.lanes.values())
+            if not busy and not self._flush():
+                return  # what is left cannot go on by itself
+            yield
+
+    def take_over(self, swap: Swap) -> None:
         for handover in swap.handovers:
             if handover.node.gate in self._frames:
                 self._frames.pop(handover.node.gate).close()
             handover.give()
-        return self._open(swap.late)
+        self.open(swap.late)
 
-    def _begin(self, swap: Swap) -> bool:
-        if self.session.ending:
-            swap.refuse("the run is ending")
-        elif not swap.diff.structural:
-            swap.adopt()
-        else:
-            error: EngineError | None = None
-            try:
-                swap.prepare()
-            except EngineError as failure:
-                error = failure
-            self._lanes += swap.lanes
-            if (error := error or self._open(lane for lane in swap.lanes if lane not in swap.late)) is not None:
-                self._discard(swap)
-                swap.refuse(str(error))
-            else:
-                self._swap = swap
-                swap.shut()
-        return True
+    def give_back(self, swap: Swap) -> None:
+        for handover in swap.handovers:
+            handover.take_back()
+            if handover.node.gate is not None and not handover.node.dead:
+                self._frames[handover.node.gate] = handover.node.frames()
 
-    def _discard(self, swap: Swap) -> None:
+    def discard(self, swap: Swap) -> None:
         close_all(node for lane in swap.lanes for node in lane.opened)
-        for lane in swap.lanes:
-            self._lanes.remove(lane)
+        self._lanes = [lane for lane in self._lanes if lane not in swap.lanes]
         for node in swap.fresh.values():
             if node.gate in self._frames:
                 self._frames.pop(node.gate).close()
-        swap.discard()
 
     def _flush(self) -> bool:
         """Let every batch call what it has gathered so far; whether there was any."""
@@ -182,7 +158,7 @@ class Inline:
             node.lane.look(node)
         return bool(gathered)
 
-    def _put_in_force(self, swap: Swap) -> None:
+    def put_in_force(self, swap: Swap) -> None:
         before = list(self.session.gates.values())
         swap.commit(self._on_lane)
         for gate in before:
@@ -193,8 +169,6 @@ class Inline:
         for node in swap.fresh.values():
             if node.gate is not None:
                 self._seqs[node.gate] = node.gate.turn[0]
-        swap.open()
-        self._hold_back()
 
     def _on_lane(self, lane: Lane, job: Callable[[], None]) -> None:
         if lane in self._busy:
@@ -222,12 +196,16 @@ class Inline:
             self.session.nudge.set()
             return
         swap.prepare()
-        self._lanes += swap.lanes
-        if (error := self._open(lane for lane in swap.lanes if lane not in swap.late) or self._take_over(swap)) is not None:
+        try:
+            self.open(swap.early)
+            self.take_over(swap)
+        except OperatorError as error:
             self.session.fail(error)
             self.session.stop(drain=False)
             return
-        self._put_in_force(swap)
+        self.put_in_force(swap)
+        swap.open()
+        self._hold_back()
 
     # ---- calls
 

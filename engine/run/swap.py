@@ -111,6 +111,11 @@ class Swap:
         same |= {f"in.{port.name}" for port in spec.ports if written.get(f"in.{port.name}") == now.get(f"in.{port.name}")}
         return {key: value for key, value in self.session.changing.landed_on(node.name).items() if key in same}
 
+    @property
+    def early(self) -> list[Lane]:
+        """The new lanes that need nothing of what old nodes hold."""
+        return [lane for lane in self.lanes if lane not in self.late]
+
     def stale(self) -> bool:
         """Whether a node has ended meanwhile that was to stay and take other inputs: what was prepared is of no use then."""
         return self._diff().kept != self.diff.kept
