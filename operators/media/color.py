@@ -41,9 +41,9 @@ class ToRgb:
     """Turns decoded frames into RGB arrays, scaled on the way. Keeps its scalers: make one per stream, use it on one thread."""
 
     def __init__(self) -> None:
-        from av.video.reformatter import VideoReformatter
+        import av  # whole, never one of its modules first: another lane may be importing it, and would need the module that this one holds
 
-        self._scale, self._convert = VideoReformatter(), VideoReformatter()
+        self._scale, self._convert = av.video.reformatter.VideoReformatter(), av.video.reformatter.VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame, out: Array) -> None:
         """Write `frame`, scaled to the size of `out` (H, W, 3) uint8, into `out`. No rotation, no cropping."""

@@ -102,6 +102,7 @@ def fetch_and_assemble() -> bytes:
 def describe_input(network: bytes, name: str, mean: float, std: float) -> bytes:
     """The TFLite file `network` with metadata saying that its one input is an RGB image, normalised by `mean` and `std`."""
     import flatbuffers
+    import mediapipe  # noqa: F401  (whole before its modules)
     from mediapipe.tasks.metadata import metadata_schema_py_generated as metadata
     from mediapipe.tasks.metadata import schema_py_generated as schema
 

@@ -209,9 +209,9 @@ def hardware(wanted: str) -> Any:
     from operators.media.codecs import working_hwaccel
 
     if working_hwaccel("cuda"):
-        from av.codec.hwaccel import HWAccel
+        import av
 
-        return HWAccel(device_type="cuda", allow_software_fallback=True)
+        return av.codec.hwaccel.HWAccel(device_type="cuda", allow_software_fallback=True)
     if wanted == "auto":
         return None
     raise DeviceError("hwaccel = cuda: no CUDA decoder works here", fix='use hwaccel = "auto", which falls back to software')
