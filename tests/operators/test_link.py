@@ -177,8 +177,8 @@ def test_a_lossless_stream_that_waits_lets_others_go() -> None:
     """One lane waits for a subscriber that reads nothing. Another leaves the socket meanwhile, and is not held up by it."""
     waiting = join(Settings(LOCAL, hwm=1, lossless=True), "waiting")
     leaving = waiting.publisher.add("leaving", silent=False)
-    over = threading.Event()
-    waiting.stopping = over.is_set
+    over, full = threading.Event(), threading.Event()
+    waiting.stopping = lambda: full.set() or over.is_set()  # it is asked each time that there was no room
     picture = np.full((1024, 1024, 3), 5, np.uint8)
     with zmq.Context() as context, context.socket(zmq.SUB) as deaf:
         deaf.setsockopt(zmq.RCVHWM, 1)
@@ -193,12 +193,14 @@ def test_a_lossless_stream_that_waits_lets_others_go() -> None:
 
         lane = threading.Thread(target=send)
         lane.start()
-        until(lambda: (before := waiting.count) and not time.sleep(0.2) and waiting.count == before)
-        begun = time.monotonic()
-        leave(leaving, "eof")
-        assert time.monotonic() - begun < 2
+        assert full.wait(20)
+        other = threading.Thread(target=leave, args=(leaving, "eof"))
+        other.start()
+        other.join(20)
+        assert not other.is_alive()
+        assert lane.is_alive()  # it went while the lane waited, not because the lane had given up
         over.set()
-        lane.join(5)
+        lane.join(20)
         assert not lane.is_alive()
     leave(waiting, "stopped")
 

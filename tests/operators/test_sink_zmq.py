@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -414,14 +415,10 @@ def test_a_lossless_graph_can_be_given_up(port: str) -> None:
     with nothing_left(), Running(graph) as run, Watcher(port, latest=False, queue=10**6, sleep=0.001) as frozen:
         until(lambda: frozen.frames)
         os.kill(frozen.process.pid, signal.SIGSTOP)
-        sent = [0, -1]
-
-        def stuck() -> bool:
-            sent[:] = run.operator("out").stream.count, sent[0]
-            time.sleep(0.3)
-            return sent[0] == sent[1]
-
-        until(stuck)
+        stream, full = run.operator("out").stream, threading.Event()
+        given_up = stream.stopping
+        stream.stopping = lambda: full.set() or given_up()  # it is asked each time that there was no room
+        assert full.wait(20)
         run.session.stop()
         run.join()
 
