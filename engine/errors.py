@@ -20,7 +20,8 @@ Credentials never reach a message: `scrub` removes them, and every EngineError i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 _USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s'\"]*@")
@@ -108,6 +109,15 @@ class RunError(EngineError):
 
 class MediaError(RunError):
     """A file, stream or image cannot be read or written."""
+
+
+@contextmanager
+def writing(what: object, fix: str = "name a file in a folder that exists") -> Iterator[None]:
+    """What the system refuses in here is a MediaError about `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise MediaError(f"cannot write {what}: {error.strerror}", fix=fix) from error
 
 
 class OperatorError(RunError):

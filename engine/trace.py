@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import MediaError
+from engine.errors import writing
 
 
 class Ring:
@@ -92,7 +92,5 @@ def chrome_trace(
 
 def write_trace(path: str | Path, trace: Mapping[str, Any]) -> None:
     """Write a trace as JSON. Raises MediaError where the file cannot be written."""
-    try:
+    with writing(f"the trace {path}"):
         Path(path).write_text(json.dumps(trace, separators=(",", ":"), default=str), encoding="utf-8")
-    except OSError as error:
-        raise MediaError(f"cannot write the trace {path}: {error.strerror}", fix="name a file in a folder that exists") from error

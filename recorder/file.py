@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from engine.errors import MediaError, MissingError
+from engine.errors import MissingError, writing
 from recorder import foxglove
 
 PROFILE = "afterimage"
@@ -58,10 +58,8 @@ class McapFile:
             from mcap.writer import CompressionType, Writer
         except ImportError as error:
             raise MissingError(f"recording needs the package mcap: {error}", fix="pip install mcap") from error
-        try:
+        with writing(f"the recording {path}"):
             self._whole = _Whole(path)
-        except OSError as error:
-            raise MediaError(f"cannot write the recording {path}: {error.strerror}", fix="name a file in a folder that exists") from error
         self.path = path
         self._writer: Any = Writer(self._whole, chunk_size=CHUNK, compression=CompressionType.ZSTD)  # type: ignore[arg-type]
         self._writer.start(PROFILE, library)

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from engine.cli import report
 from engine.cli.ctl_text import Answer, body, changed, kept, kind, line, parsed, shown, span
-from engine.errors import MediaError, RunError, UsageError
+from engine.errors import RunError, UsageError, writing
 
 if TYPE_CHECKING:
     from bindings.python.control import Control, Receipt
@@ -219,10 +219,8 @@ def snapshot(
         sys.stdout.buffer.write(taken.data)
         return
     path = output or Path(f"snapshot-{taken.seq}.png")
-    try:
+    with writing(path):
         path.write_bytes(taken.data)
-    except OSError as error:
-        raise MediaError(f"cannot write {path}: {error.strerror}", fix="name a file in a folder that exists") from error
     say(context, {"path": str(path), "seq": taken.seq, "epoch": taken.epoch, "bytes": len(taken.data)}, f"→ {path}  (frame {taken.seq})")
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from engine.cli.report import tell
-from engine.errors import MediaError, UsageError
+from engine.errors import UsageError, writing
 
 
 def keys(name: str, folder: Path) -> None:
@@ -16,10 +16,9 @@ def keys(name: str, folder: Path) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise UsageError(f"no name for a key: {name!r}", fix="1 to 64 letters, digits, _ and -")
     try:
-        public, secret = curve.write(curve.generate(), folder, name)
+        with writing(f"into {folder}", ""):
+            public, secret = curve.write(curve.generate(), folder, name)
     except curve.KeyProblem as error:
         raise UsageError(str(error)) from None
-    except OSError as error:
-        raise MediaError(f"cannot write into {folder}: {error.strerror}") from error
     tell(f"{public}  give it to the other side")
     tell(f"{secret}  keep it here", "bold")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine import registry
 from engine.cli import report
-from engine.errors import MediaError, UsageError
+from engine.errors import UsageError, writing
 
 
 def new(name: str, *, operator: bool) -> None:
@@ -51,8 +51,6 @@ def _write(files: dict[Path, str], **words: str) -> None:
         text = resources.files("engine.cli").joinpath("starter", starter).read_text(encoding="utf-8")
         for word, value in words.items():
             text = text.replace(f"@{word}@", value)
-        try:
+        with writing(path, "go to a folder you may write to"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise MediaError(f"cannot write {path}: {error.strerror}", fix="go to a folder you may write to") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,40 +15,28 @@ if TYPE_CHECKING:
     from recorder.tape import Tape
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What was typed after `engine replay`."""
-
-    file: Path
-    begin: int = 0
-    until: int | None = None
-    wanted: Sequence[str] = ()
-    rerun: Sequence[str] = ()
-    out: Path | None = None
-    device: str | None = None
-    tolerance: float | None = None
-    json: bool = False
-
-
-def replay(options: Options) -> int:
+def replay(
+    file: Path, *, begin: int, until: int | None, wanted: Sequence[str], rerun: Sequence[str], out: Path | None, device: str | None,
+    tolerance: float | None, json: bool,
+) -> int:  # fmt: skip
     """Replay and report; the exit code. Raises what recorder.replay raises."""
     from recorder import replay as verb
     from recorder.tape import read
 
-    if options.until is not None and options.until < options.begin:
-        raise UsageError(f"--until {options.until} comes before --from {options.begin}")
-    tape = read(options.file)
+    if until is not None and until < begin:
+        raise UsageError(f"--until {until} comes before --from {begin}")
+    tape = read(file)
     wish = verb.Wish(
-        begin=options.begin, until=options.until, wanted=_values(tape, options.wanted), rerun=tuple(options.rerun), out=_folder(options.out),
-        device=options.device, tolerance=verb.TOLERANCE if options.tolerance is None else options.tolerance,
+        begin=begin, until=until, wanted=_values(tape, wanted), rerun=tuple(rerun), out=_folder(out), device=device,
+        tolerance=verb.TOLERANCE if tolerance is None else tolerance,
     )  # fmt: skip
-    if options.json:
+    if json:
         with report.stdout_kept() as write:
             outcome = verb.replay(tape, wish)
-            write(report.as_json({"file": str(options.file), **_about(tape), **outcome.to_dict()}))
+            write(report.as_json({"file": str(file), **_about(tape), **outcome.to_dict()}))
         return outcome.exit_code
     about = _about(tape)
-    report.say(f"{options.file}: {about['graph']}, plan {about['plan'][:12]}, recorded {about['recorded']} by engine {about['engine']}")
+    report.say(f"{file}: {about['graph']}, plan {about['plan'][:12]}, recorded {about['recorded']} by engine {about['engine']}")
     outcome = verb.replay(tape, wish)
     _show(outcome, wish.tolerance)
     return outcome.exit_code

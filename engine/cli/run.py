@@ -21,7 +21,7 @@ from engine.cli import report
 from engine.cli.attach import Attachment
 from engine.cli.inspect import compiled
 from engine.cli.view import make_view
-from engine.errors import DeviceError, EngineError, MediaError, UsageError, scrub
+from engine.errors import DeviceError, EngineError, UsageError, scrub, writing
 from engine.plan import Plan
 from engine.session import Session
 
@@ -232,10 +232,8 @@ class Log:
             return
         import engine
 
-        try:
+        with writing(f"the log {self.path}"):
             self._file = self.path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise MediaError(f"cannot write the log {self.path}: {error.strerror}", fix="name a file in a folder that exists") from error
         self.add({"what": "start", "graph": plan.name, "plan": plan.hash, "clock": plan.clock, "seed": plan.seed, "engine": engine.__version__})
         self.write()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.cli import report
 from engine.cli.run import INTERRUPTED, Stops
-from engine.errors import MediaError, RunError, UsageError
+from engine.errors import RunError, UsageError, writing
 
 NOTE = ".engine-serve.json"
 
@@ -63,13 +63,11 @@ class _Stops(Stops):
 def _noted(path: Path, page: Any) -> Iterator[None]:
     """Leave the page's address in `path` while it is served."""
     fresh = path.with_name(path.name + ".new")
-    try:
+    with writing(path, "serve a folder that can be written to"):
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump({"address": page.address, "token": page.token, "pid": os.getpid()}, file)
         fresh.replace(path)
-    except OSError as error:
-        raise MediaError(f"cannot write {path}: {error.strerror}", fix="serve a folder that can be written to") from error
     try:
         yield
     finally:

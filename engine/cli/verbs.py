@@ -156,8 +156,8 @@ def replay(
     """Run a recording again and compare what reaches the sinks: exit code 0 identical, 5 different."""
     from engine.cli import replay as verb
 
-    options = verb.Options(file, begin, until, wanted or (), rerun or (), out, device, tolerance, json)
-    raise typer.Exit(verb.replay(options))
+    raise typer.Exit(verb.replay(file, begin=begin, until=until, wanted=wanted or (), rerun=rerun or (), out=out, device=device,
+                                 tolerance=tolerance, json=json))  # fmt: skip
 
 
 @app.command()

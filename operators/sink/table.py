@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from typing import Any
 
-from engine.errors import MediaError, UsageError
+from engine.errors import UsageError, writing
 from engine.operator import Operator, operator
 from engine.payload import Data, Payload, Scalar, Text
 from engine.site import Site
@@ -35,10 +35,8 @@ class Table(Operator):
     def open(self, site: Site) -> None:
         super().open(site)
         path = check_output(self.url, (".csv",), self.overwrite, site)
-        try:
+        with writing(path, "name a file in a folder that can be written"):
             self._file = path.open("w", newline="", encoding="utf-8")
-        except OSError as error:
-            raise MediaError(f"cannot write {path}: {error.strerror}", fix="name a file in a folder that can be written") from error
         self._writer = csv.writer(self._file)
         self._flushed = site.clock.now()
         site.output(path)
@@ -61,10 +59,8 @@ class Table(Operator):
             self._file.flush()
 
     def _write(self, row: list[Any]) -> None:
-        try:
+        with writing(self.url, "make room on the disk"):
             self._writer.writerow(row)
-        except OSError as error:
-            raise MediaError(f"cannot write {self.url}: {error.strerror}", fix="make room on the disk") from error
 
     def close(self) -> None:
         if self._file is not None:

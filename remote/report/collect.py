@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import registry
 from engine.cli.attach import Attachment
-from engine.errors import MediaError
+from engine.errors import MediaError, writing
 from engine.graph import Graph, Input, Node, Ref
 from engine.payload import Image, Latent, Payload, Pose
 
@@ -112,10 +112,8 @@ class Report(Attachment):
         if self.device is not None:
             self.device.look()
         text = page(session, gather(session, self.device.times if self.device is not None else {}), self, pictures, error)
-        try:
+        with writing(f"the report {self.path}", "name a file that can be written"):
             self.path.write_text(text, encoding="utf-8")
-        except OSError as failure:
-            raise MediaError(f"cannot write the report {self.path}: {failure.strerror}", fix="name a file that can be written") from failure
         session._site_output(str(self.path))
 
     def _collected(self, phase: str, info: dict[str, int]) -> None:
