@@ -52,7 +52,7 @@ class Signs:
     paused: bool = False
     ended: bool = False
     failure: str = ""
-    out: int = 0
+    out: int = 0  # frames that came through, also to sinks that nobody watches
     sources: Mapping[str, Source] = field(default_factory=dict)
     rungs: Mapping[str, str] = field(default_factory=dict)  # node to the lowest rung taken
     errors: Mapping[str, int] = field(default_factory=dict)  # node to errors so far
@@ -156,9 +156,10 @@ def signs_of(session: Session) -> Signs:
     nodes = list(session.nodes.values())
     ages = list(islice(reversed(session.ages), RECENT)) if budget else []
     late = sum(age > budget * 1e6 for age in ages) if budget else 0
+    through = session.frames_out + sum(gate.drops["unwatched"] for gate in list(session.gates.values()))
     return Signs(
         now=session.clock.now(), opened=session.opened, paused=session.paused, ended=session.over,
-        failure=str(session.errors[0]).splitlines()[0] if session.errors else "", out=session.frames_out, sources=sources,
+        failure=str(session.errors[0]).splitlines()[0] if session.errors else "", out=through, sources=sources,
         rungs={n.name: n.ladder.taken[-1].name for n in nodes if n.ladder is not None and n.ladder.taken},
         errors={n.name: n.errors for n in nodes if n.errors}, missed=late / len(ages) if len(ages) >= RECENT // 4 else 0.0,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """One stream: its process, the connection to it, and what is known of its health.
 
-Health is frames that arrive: a process that lives and answers but brings no frames is ill. Invariant: between `start` and `gone` there is
+Health is frames that arrive: a process that lives and answers but brings no frames is ill. A frame that came to a sink which nobody watches
+has arrived too. Invariant: between `start` and `gone` there is
 exactly one process, and everything that belongs to it (pipes, thread, connection) ends with it; nothing here waits for the process. When to
 start again is the supervisor's to know.
 """
@@ -111,7 +112,8 @@ class Child:
         self.stats, self.heard = stats, now
         if not self.stopping:
             self.state = str(stats.get("state", "online"))
-        out = int(stats["frames"]["out"])
+        frames = stats["frames"]
+        out = int(frames["out"]) + int(frames.get("drops", {}).get("unwatched", 0))
         if out != self._out:
             if out > self._out >= 0 or out > 0:
                 self.moved = now
@@ -186,6 +188,8 @@ class Child:
     def described(self, now: float) -> dict[str, Any]:
         """How it is, for the status page."""
         stats, frames = self.stats, self.stats.get("frames", {})
+        drops = dict(frames.get("drops", {}))
+        unwatched = drops.pop("unwatched", 0)
         running = self.process is not None
         return {
             "name": self.name, "graph": self.stream.graph, "state": self.state, "why": self.why,
@@ -193,7 +197,7 @@ class Child:
             "last_exit": self.last_exit,
             "seconds": round(now - self.started, 1) if running else 0.0, "due_s": round(max(0.0, self.due - now), 1) if self.due else None,
             "fps": stats.get("fps", 0.0) if running else 0.0, "age_ms": stats.get("age_ms", {}).get("p50", 0.0) if running else 0.0,
-            "frames": {"in": frames.get("in", 0), "out": frames.get("out", 0), "drops": sum(frames.get("drops", {}).values())},
+            "frames": {"in": frames.get("in", 0), "out": frames.get("out", 0), "drops": sum(drops.values()), "unwatched": unwatched},
             "frame_s": round(now - self.moved, 1) if running and self._out > 0 else None,
             "reasons": list(stats.get("reasons", ())) if running else [], "rss": stats.get("memory", {}).get("rss") if running else None,
         }  # fmt: skip

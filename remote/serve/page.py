@@ -29,17 +29,20 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
 }  # fmt: skip
 STYLE = """
-:root { color-scheme: dark; font: 15px/1.45 system-ui, sans-serif; background: #14161a; color: #d9dde3 }
+:root { color-scheme: dark light; font: 15px/1.45 system-ui, sans-serif; background: var(--ground); color: var(--text);
+  --ground: #14161a; --text: #d9dde3; --card: #1c1f25; --muted: #9aa2ae; --why: #e8b339 }
+@media (prefers-color-scheme: light) { :root { --ground: #f4f5f7; --text: #1c2028; --card: #fff; --muted: #5c6472; --why: #8a5a00 } }
 body { margin: 0 auto; max-width: 64rem; padding: 1.2rem }
-h1 { font-size: 1.1rem; margin: 0 0 1rem; font-weight: 600 } h1 small { color: #8b93a0; font-weight: 400 }
-.stream { background: #1c1f25; border-left: .25rem solid #596273; border-radius: .3rem; padding: .7rem .9rem; margin: 0 0 .7rem }
+h1 { font-size: 1.1rem; margin: 0 0 1rem; font-weight: 600 } h1 small { color: var(--muted); font-weight: 400 }
+.stream { background: var(--card); border-left: .25rem solid #596273; border-radius: .3rem; padding: .7rem .9rem; margin: 0 0 .7rem }
 .good { border-color: #4cc38a } .warn { border-color: #e8b339 } .bad { border-color: #ea5c5c } .wait { border-color: #5b8def }
 .head { display: flex; flex-wrap: wrap; gap: .2rem 1rem; align-items: baseline } .head b { font-size: 1.02rem }
-.state { text-transform: uppercase; font-size: .74rem; letter-spacing: .05em; color: #aab2be }
+.state { text-transform: uppercase; font-size: .74rem; letter-spacing: .05em; color: var(--muted) }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .3rem .9rem; margin: .5rem 0 0 }
-dt { color: #8b93a0; font-size: .74rem } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
-.why { color: #e8b339; margin: .4rem 0 0; overflow-wrap: anywhere }
-pre { color: #8b93a0; font-size: .72rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: .5rem 0 0 }
+dl .wide { grid-column: span 2 }
+dt { color: var(--muted); font-size: .74rem } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
+.why { color: var(--why); margin: .4rem 0 0; overflow-wrap: anywhere }
+pre { color: var(--muted); font-size: .72rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: .5rem 0 0 }
 """
 
 
@@ -148,7 +151,7 @@ def _listen(page: Page, host: str, port: int) -> socketserver.TCPServer:
 def page(status: dict[str, Any], logs: Callable[[str], list[str]]) -> str:
     """The page."""
     streams = "".join(_stream(stream, logs(stream["name"])) for stream in status["streams"])
-    title = html.escape(status["folder"])
+    title = html.escape(os.path.abspath(status["folder"]))
     running = sum(stream["pid"] is not None for stream in status["streams"])
     note = "stopping" if status["stopping"] else f"{running} of {len(status['streams'])} running"
     return (
@@ -163,11 +166,13 @@ def _stream(stream: dict[str, Any], lines: list[str]) -> str:
     frames = stream["frames"]
     facts = {
         "frames/s": f"{stream['fps']:.1f}", "age": f"{stream['age_ms']:.0f} ms", "in · out": f"{frames['in']} · {frames['out']}",
-        "dropped": str(frames["drops"]), "running": clock(stream["seconds"]), "starts": str(stream["starts"]),
+        "dropped": str(frames["drops"]), "unwatched": str(frames.get("unwatched") or ""),
+        "running": clock(stream["seconds"]), "starts": str(stream["starts"]),
         "memory": size(stream["rss"]) if stream["rss"] else "", "last exit": "" if stream["last_exit"] is None else str(stream["last_exit"]),
         "gpu": stream["gpu"] or "", "control": stream["control"],
     }  # fmt: skip
-    cells = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items() if value)
+    wide = {"control": ' class="wide"'}
+    cells = "".join(f"<div{wide.get(name, '')}><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items() if value)
     why = [stream["why"]] if stream["why"] else []
     why += [f"starts in {stream['due_s']:g} s"] if stream["due_s"] else []
     why += stream["reasons"] if tone != "good" else []

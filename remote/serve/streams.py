@@ -136,8 +136,9 @@ def _floats(table: Any) -> None:
 
 
 def _is_graph(path: Path) -> bool:
+    """Whether a file of the folder is meant to be run. One that cannot be read may be: left out in silence, nobody would miss it in time."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        return False
-    return isinstance(table.get("node"), dict) and isinstance(table.get("graph"), dict)
+        return True
+    return "include" in table or (isinstance(table.get("node"), dict) and isinstance(table.get("graph"), dict))

@@ -116,5 +116,10 @@ class Supervisor:
         """How everything is, as plain values."""
         now = time.monotonic()
         streams = [child.described(now) for child in self.children.values()]
-        well = all(stream["state"] not in UNWELL for stream in streams)
+        well = all(map(is_well, streams))
         return {"folder": str(self.folder), "since": self._since, "well": well, "stopping": self.stopping.is_set(), "streams": streams}
+
+
+def is_well(stream: dict[str, Any]) -> bool:
+    """Whether nothing is wrong with a described stream: one that failed and waits for its next start is not well either."""
+    return stream["state"] not in UNWELL and not (stream["state"] == "waiting" and stream["last_exit"])

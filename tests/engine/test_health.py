@@ -167,6 +167,15 @@ def test_a_session_says_how_it_is(executor: str) -> None:
     assert [e["state"] for e in session.events if e["what"] == "state"][-1] == "stopped"
 
 
+def test_a_sink_that_nobody_watches_is_no_reason_to_wait() -> None:
+    g = graph()
+    g.node("sink", "toy.shy", a="cam", watched=[])
+    session = Session(compile(g.build()), executor="inline")
+    session.run()
+    assert session.frames_out == 0
+    assert [e["state"] for e in session.events if e["what"] == "state"] == ["online", "stopped"]
+
+
 def test_a_session_that_tolerates_errors_and_then_fails() -> None:
     g = graph()
     g.node("x", "toy.fails", a="cam", at=[20], after=80, on_error="skip", max_errors=3)

@@ -21,11 +21,12 @@ from remote_runs import COMMAND, engine, environment, graph, read_until, until
 
 from engine.cli import main
 from engine.errors import GraphError, UsageError
+from remote.serve.child import Child
 from remote.serve.log import Log
 from remote.serve.page import Page, page
 from remote.serve.policy import History, ended, steady
 from remote.serve.streams import Folder, Restart, Serve, Stream, read
-from remote.serve.supervisor import Supervisor
+from remote.serve.supervisor import Supervisor, is_well
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 QUICK = {"first_s": 0.05, "most_s": 0.2}
@@ -37,9 +38,11 @@ QUICK = {"first_s": 0.05, "most_s": 0.2}
 def test_every_graph_of_a_folder_is_a_stream(tmp_path):
     graph(tmp_path)
     (tmp_path / "pyproject.toml").write_text("[tool.x]\n")
-    (tmp_path / "broken.toml").write_text("[node\n")
+    (tmp_path / "part.toml").write_text('[node.source]\nop = "toy.count"\n')  # for others to include
+    (tmp_path / "more.toml").write_text('include = ["toys.toml"]\n')
+    (tmp_path / "broken.toml").write_text("[node\n")  # is served, so that its error is seen
     found = read(tmp_path)
-    assert {name: stream.graph for name, stream in found.stream.items()} == {"toys": "toys.toml"}
+    assert {name: stream.graph for name, stream in found.stream.items()} == {n: f"{n}.toml" for n in ("broken", "more", "toys")}
 
 
 def test_serve_toml_says_what_and_how(tmp_path):
@@ -213,6 +216,22 @@ def test_a_child_that_lives_but_brings_no_frames_is_ill(folder):
     assert any("no frame for 1 s" in line for line in served.said)
 
 
+def test_frames_that_nobody_watches_are_frames(folder):
+    """A graph that publishes and has no subscriber, or none any more: nothing is wrong with it, so it is left alone."""
+    child = Child("one", Stream(graph="toys.toml"), folder, Log(folder / "one.log", 1000))
+
+    def tell(now: float, out: int, unwatched: int) -> str:
+        child._take({"state": "online", "frames": {"in": 99, "out": out, "drops": {"unwatched": unwatched, "gate": 3}}}, now)
+        return child.look(now)
+
+    child.started = 0.0
+    assert [tell(now, 0, unwatched) for now, unwatched in ((10.0, 5), (301.0, 900), (330.0, 1800))] == ["", "", ""]
+    assert [tell(340.0, 7, 1800), tell(369.0, 7, 1801), tell(398.0, 7, 1802)] == ["", "", ""]
+    assert tell(429.0, 7, 1802) == "no frame for 30 s"
+    assert child.described(429.0)["frames"] == {"in": 99, "out": 7, "drops": 3, "unwatched": 1802}
+    child.log.close()
+
+
 def test_a_graph_that_is_wrong_waits_until_it_is_mended(folder):
     (folder / "bad.toml").write_text((folder / "toys.toml").read_text().replace("toy.collect", "toy.colect"))
     with Served(folder, bad=quick(graph="bad.toml")) as served:
@@ -344,6 +363,15 @@ def fetch(url: str, **headers: str) -> tuple[int, bytes]:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+@pytest.mark.parametrize(
+    ("state", "last_exit", "well"),
+    [("online", None, True), ("waiting", None, True), ("waiting", 5, False), ("waiting", -9, False), ("waiting", 0, True), ("online", 5, True),
+     ("resting", 5, False), ("broken", 2, False), ("error", None, False), ("ended", 0, True)],
+)  # fmt: skip
+def test_who_is_well(state, last_exit, well):
+    assert is_well({"state": state, "last_exit": last_exit}) is well
 
 
 def test_the_page_needs_its_token_and_its_own_name(served_page):
