@@ -34,7 +34,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.common import report
+from bench.common import report, write
 
 SIZE, FPS = 256, 12
 MOTIONS = ("dance", "walk", "wave", "jack")
@@ -253,17 +253,23 @@ def main() -> int:
     def wanted(part: str, names: Sequence[str]) -> list[str]:
         return [name for name in names if (not args.part or part in args.part) and (not args.only or name in args.only)]
 
+    def told(part: str, name: str) -> None:
+        """Show a row and keep it: what was measured outlives an interruption, and `--part` and `--only` go on from it."""
+        print(f"{name:28}", result[part][name], flush=True)
+        if args.json:
+            write(args.json, "carry_quality", result)
+
     fed = clips(1 if args.quick else 4, 6 if args.quick else 24)
     for name in wanted("clips", ("truth", "autoencoder", *VARIANTS)):
         result["clips"][name] = short(fed, made(name))
-        print(f"{name:28}", result["clips"][name], flush=True)
+        told("clips", name)
     from bench.embedded_quality import SEED, held_out
 
     scene = replace(held_out(1, SEED + 7000)[0], motion="dance")
     dance = draw(scene, 12 if args.quick else FRAMES, prompt=f"a dancer in a {scene.look.top_colour} shirt")
     for name in wanted("long", ("truth", *LONG)):
         result["long"][name] = long(dance, made(name))
-        print(f"{name:28}", result["long"][name], flush=True)
+        told("long", name)
     if wanted("gate", ("gate",)):
         result["gate"] = gate(8 if args.quick else 48)
     if "fresh noise" in result["clips"]:

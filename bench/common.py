@@ -66,10 +66,15 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
+def write(path: Path, name: str, result: dict[str, Any]) -> None:
+    """The result with the machine's facts, as a file."""
+    full = {"bench": name, "date": time.strftime("%Y-%m-%d"), "machine": machine(), **result}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+
+
 def report(args: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
     """Print the result and write it with the machine's facts."""
-    full = {"bench": name, "date": time.strftime("%Y-%m-%d"), "machine": machine(), **result}
     print(json.dumps(result, indent=2))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+        write(args.json, name, result)
