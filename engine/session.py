@@ -182,6 +182,7 @@ class Session:
         self, changes: Mapping[str, Any], *, frames: int | None = None, seconds: float | None = None, curve: str = "linear", by: str = ""
     ) -> Receipt:  # fmt: skip
         """Move numbers to the targets in `changes`, a step with every frame, over `frames` or `seconds`; curve: "linear" or "ease".
+        With curve "blend" they are of any kind, and all there at the first frame: for a prompt, over to which operators go by themselves.
 
         The receipt is applied at the first step and done at the last. A later change of the same path takes over. Raises ParamError where
         something is no number, UsageError where the ramp itself is none; then nothing is changed.

@@ -194,7 +194,7 @@ class Verbs:
             found = f"seconds = {seconds:g}" if frames is None and seconds is not None else f"frames = {frames}"
             raise Refused("BadRequest", "a prompt is blended over frames", expected=f"frames = 1 to {prompts.MAX_BLEND}", found=found)
         changes = prompts.with_prompts(self.session, changes, frames, keep)
-        self._accept(self.session.set(changes, by="control"), number, reply, blend=frames)
+        self._accept(self.session.ramp(changes, frames=frames, curve="blend", by="control"), number, reply)
 
     def _reset(self, fields: Fields, number: int, reply: Reply) -> None:
         reason = fields.text("reason", "asked for")[:REASON]

@@ -229,8 +229,8 @@ class Link:
                 self._end(request, error_of(message))
                 return
             if kind in ("answer", "accepted"):
-                if request.op == "ramp" and "blend" not in message:
-                    request.ends = ("done", "failed", "refused")  # a prompt's ramp is a set: it has no last step of its own
+                if request.op == "ramp":
+                    request.ends = ("done", "failed", "refused")
                 request.answer.set_result(message)
                 if kind == "answer" and not request.kept:
                     self._requests.pop(request.number, None)

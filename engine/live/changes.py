@@ -120,7 +120,7 @@ class Changes:
             nodes = self.session.nodes
             values = checked(nodes, self.wanted, changes)
             problems = {f"{n}.{key}": why for (n, key), value in values.items() if (why := no_ramp(nodes[n], self.wanted, key, value))}
-            if problems:
+            if problems and curve != "blend":
                 raise ParamError(problems)
             targets = {path: to_plain(value) for path, value in values.items()}
             receipt = Receipt("ramp", plain(values), by)

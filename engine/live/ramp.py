@@ -13,7 +13,7 @@ from typing import Any, Final
 from engine.errors import UsageError
 from engine.live.receipt import Receipt
 
-CURVES: Final = ("linear", "ease")
+CURVES: Final = ("linear", "ease", "blend")
 
 
 def share(curve: str, at: float) -> float:
@@ -80,5 +80,7 @@ class Ramp:
             self._last = now
             at = self._elapsed / self.ns if self.ns else 1.0
         done = at >= 1.0
+        if self.curve == "blend":  # all of it at once, and once: the operators themselves go over to it
+            return (dict(self.targets) if self._step == 1 else {}), done
         part = 1.0 if done else share(self.curve, at)
         return {path: between(self.starts[path], target, part) for path, target in self.targets.items()}, done

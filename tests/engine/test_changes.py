@@ -210,6 +210,17 @@ def test_a_written_input_is_set_live_with_parameters_on_one_frame(executor: str)
     assert session.recording.changes == [(0, {"say.in.prompt": {"text": "a robot", "negative": "", "blend": 3}, "x.amount": 1.0})]
 
 
+@BOTH
+def test_a_blend_is_there_at_once_and_done_at_its_last_frame(executor: str) -> None:
+    session = Session(compile(talking(count=9).build()), executor=executor)
+    receipt = session.ramp({"say.prompt": {"text": "a robot", "blend": 4}, "x.amount": 1.0}, frames=4, curve="blend")
+    session.run()
+    toys.settled(session)
+    assert (receipt.state, receipt.applied_at, receipt.done_at) == ("done", 0, 3)
+    assert toys.values(session) == ["a robot//4"] * 9
+    assert [seq for seq, _ in session.recording.changes] == [0]
+
+
 def test_other_words_keep_what_to_avoid_and_how_to_blend_and_replay() -> None:
     session = Session(compile(talking().build()), executor="inline")
     session.run(once(3, lambda s: s.set({"say.prompt": "a robot"})))

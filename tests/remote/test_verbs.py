@@ -300,11 +300,16 @@ def test_a_prompt_is_set_with_blend_and_keeps_what_should_stay(painted):
 
 
 def test_a_ramp_of_a_prompt_is_a_blend(painted):
-    _, verbs, ear = painted
-    accepted = ask(verbs, ear, 1, "ramp", changes={"words.prompt": "a man"}, frames=48)
-    assert (accepted["kind"], accepted["blend"]) == ("accepted", 48)
-    ear.one(1, "applied")
+    run, verbs, ear = painted
+    assert ask(verbs, ear, 1, "ramp", changes={"words.prompt": "a man"}, frames=48)["kind"] == "accepted"
+    first = ear.one(1, "applied")["seq"]
     assert ask(verbs, ear, 2, "get", paths=["words.prompt"])["values"]["words.prompt"]["blend"] == 48
+    last = ear.one(1, "done")["seq"]
+    assert last - first >= 47
+    assert run.session.version == 1  # one change, however many frames it takes
+    ask(verbs, ear, 5, "ramp", changes={"words.prompt": "a cat"}, frames=10**3)
+    ask(verbs, ear, 6, "set", changes={"words.prompt": "a dog"})
+    assert "a later change took over" in ear.one(5, "failed")["error"]["message"]
     assert "frames" in ask(verbs, ear, 3, "ramp", changes={"words.prompt": "a man"}, seconds=2)["error"]["message"]
     assert ask(verbs, ear, 4, "ramp", changes={"words.prompt": "a man", "add.amount": 1.0}, frames=4)["kind"] == "refused"
 
