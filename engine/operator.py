@@ -172,6 +172,11 @@ class Param:
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
 
+    @property
+    def kind(self) -> Any:
+        """The annotation without its markers."""
+        return _bare(self.annotation)
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -310,6 +315,12 @@ def _optional(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
+def _peeled(hint: Any) -> tuple[Any, bool, Format | None]:
+    """What a hint is about, whether it may be None, and the format it is marked with, inside or outside of `| None`."""
+    inner, optional = _optional(_bare(hint))
+    return _bare(inner), optional, _markers(inner, Format) or _markers(hint, Format)
+
+
 def _is_payload(hint: Any) -> bool:
     return inspect.isclass(hint) and issubclass(hint, Payload)
 
@@ -320,14 +331,11 @@ def _usual(kind: type[Payload]) -> Format:
 
 
 def _port(op: str, arg: inspect.Parameter, hint: Any) -> Port:
-    format = _markers(hint, Format)
-    inner, optional = _optional(_bare(hint))
-    format = _markers(inner, Format) or format
-    inner, many = _bare(inner), False
-    if get_origin(inner) is list:
-        (inner,), many = get_args(inner), True
-        format = _markers(inner, Format) or format
-        inner = _bare(inner)
+    inner, optional, format = _peeled(hint)
+    many = get_origin(inner) is list
+    if many:
+        (each,) = get_args(inner)
+        inner, format = _bare(each), _markers(each, Format) or format
     if not _is_payload(inner):
         raise TypeError(f"{op}: port {arg.name!r} is annotated {hint!r}, which is no payload type")
     return Port(arg.name, inner, optional or arg.default is None, many, format or _usual(inner))
@@ -350,10 +358,7 @@ def _outputs(op: str, hint: Any) -> tuple[tuple[Output, ...], bool, type | None]
         return outputs, True, result
     if get_origin(hint) is Stamped:
         return _outputs(op, get_args(hint)[0])
-    format = _markers(hint, Format)
-    inner, may_skip = _optional(_bare(hint))
-    format = _markers(inner, Format) or format
-    inner = _bare(inner)
+    inner, may_skip, format = _peeled(hint)
     if _is_payload(inner):
         return (Output(inner.__name__.lower(), inner, may_skip, format or _usual(inner)),), False, None
     if inspect.isclass(inner) and issubclass(inner, tuple) and hasattr(inner, "_fields"):

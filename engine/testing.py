@@ -15,13 +15,14 @@ import copy
 import gc
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from engine import registry
 from engine.clock import StepClock
-from engine.operator import Operator, Param, Port, Spec, Stamped
+from engine.operator import HOST_RGB, Operator, Param, Port, Spec, Stamped
 from engine.packet import Packet
 from engine.payload import Data, Image, Latent, Mask, Mesh, Payload, Pose, Prompt, Scalar, Text
 from engine.pool import Pools
@@ -191,7 +192,10 @@ class Conformance:
         self.leaks_nothing()
 
     def bench(self) -> Bench:
-        return Bench(self.name, **{key: value() if callable(value) else value for key, value in self._params.items()}, **self._site)
+        return Bench(self.name, **self._given(), **self._site)
+
+    def _given(self) -> dict[str, Any]:
+        return {key: value() if callable(value) else value for key, value in self._params.items()}
 
     def inputs(self, seq: int) -> dict[str, Any]:
         """What every port gets on frame `seq`."""
@@ -199,9 +203,8 @@ class Conformance:
         return copy.deepcopy(given) if self.spec.inplace else given
 
     def _input(self, port: Port, seq: int) -> Any:
-        if port.many:
-            return [_stored(sample(port.type, seq), port), _stored(sample(port.type, seq + 100), port)]
-        return _stored(sample(port.type, seq), port)
+        samples = [_stored(sample(port.type, n), port) for n in ((seq, seq + 100) if port.many else (seq,))]
+        return samples if port.many else samples[0]
 
     # ---- the checks
 
@@ -210,14 +213,13 @@ class Conformance:
         assert self.spec.doc, f"{self.name} has no docstring"
         assert self.spec.family, f"{self.name} is not called family.name"
         assert not self.spec.source or not self.spec.ports, f"{self.name} is a source with ports"
-        required = {key: value() if callable(value) else value for key, value in self._params.items()}
-        self.spec.model()(**required)
+        self.spec.model()(**self._given())
 
     def refuses_bad_parameters(self) -> None:
         """Unknown ones, wrong types, and values beyond each bound are refused before anything is opened."""
         from pydantic import ValidationError
 
-        good = {key: value() if callable(value) else value for key, value in self._params.items()}
+        good = self._given()
         bad: list[dict[str, Any]] = [{"no_such_parameter": 1}]
         for param in self.spec.params:
             bad.append({param.name: _Nonsense()})
@@ -338,39 +340,26 @@ def _beyond(param: Param) -> list[float]:
 
 def _stored(payload: Payload, port: Port) -> Payload:
     """`payload` in the format that `port` asks for, as the compiler's conversion would bring it."""
-    if not isinstance(payload, Image) or port.format.accepts(_usual()):
+    if not isinstance(payload, Image) or port.format.accepts(HOST_RGB):
         return payload
     from engine.planning.convert import convert
 
-    dtype, layout, color, device = port.format.onto(_usual()).astuple()
+    dtype, layout, color, device = port.format.onto(HOST_RGB).astuple()
     return convert(payload, dtype=dtype, layout=layout, color=color, device=device, site=Site(node="sample"))  # type: ignore[arg-type]
 
 
-def _usual() -> Any:
-    from engine.operator import HOST_RGB
-
-    return HOST_RGB
-
-
-class _nothing_left:
+@contextmanager
+def _nothing_left(name: str) -> Iterator[None]:
     """No more threads and open files after the block than before it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        gc.collect()
-        self.threads, self.files = set(threading.enumerate()), _open_files()
-
-    def __exit__(self, kind: object, *exc: object) -> None:
-        if kind is not None:
-            return
-        gc.collect()
-        for thread in set(threading.enumerate()) - self.threads:
-            thread.join(5.0)
-            assert not thread.is_alive(), f"{self.name} leaves the thread {thread.name!r} running"
-        left = _open_files() - self.files
-        assert not left, f"{self.name} leaves open: {', '.join(sorted(left))}"
+    gc.collect()
+    threads, files = set(threading.enumerate()), _open_files()
+    yield
+    gc.collect()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(5.0)
+        assert not thread.is_alive(), f"{name} leaves the thread {thread.name!r} running"
+    left = _open_files() - files
+    assert not left, f"{name} leaves open: {', '.join(sorted(left))}"
 
 
 def _open_files() -> set[str]:

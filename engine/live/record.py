@@ -92,9 +92,6 @@ class Recording:
     def drop(self, edge: int, seq: int, cause: str) -> None:
         self.note("drops", (edge, seq, cause))
 
-    def read(self, edge: int, seq: int, value: int) -> None:
-        self.note("reads", (edge, seq, value))
-
     def note(self, kind: str, entry: tuple[Any, ...]) -> None:
         """Add `entry` to the list called `kind`."""
         if self.tap is not None:

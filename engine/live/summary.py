@@ -82,28 +82,24 @@ def fps_of(session: Session) -> float:
     return (count - 1) / ((last - first) / 1e9) if first is not None and last > first else 0.0
 
 
-def tally_of(target: object) -> dict[str, int]:
-    """The numbers that an operator keeps itself; none for functions, and for an operator that does not exist yet."""
-    return target.tally() if isinstance(target, Operator) else {}
-
-
 def memory_facts(session: Session) -> dict[str, Any] | None:
     """What was planned for the card's memory and what was measured, in MB; None where nothing was planned.
 
     `measured_mb`: what torch's allocator held at most. `tensors_mb`: what tensors took of that, to compare with `expected_mb`: the plan without
-    what it keeps back. `ratio`: the one over the other.
+    what it keeps back and without the pools of captured work, whose tensors nobody counts. `ratio`: the one over the other.
     """
     plan = session.memory
     if plan is None:
         return None
     tensors, held = measured_peak(session.device) or (None, None)
-    expected = plan.peak - plan.reserve
+    expected = plan.peak - plan.reserve - plan.pools
     return {
         "budget_mb": round(plan.budget / 1e6) if plan.budget else None, "planned_mb": round(plan.peak / 1e6),
         "measured_mb": round(held / 1e6) if held is not None else None, "fits": plan.fits,
         "expected_mb": round(expected / 1e6), "tensors_mb": round(tensors / 1e6) if tensors is not None else None,
         "ratio": round(expected / tensors, 3) if tensors else None, "reserve_mb": round(plan.reserve / 1e6),
-        "activations_mb": round(plan.activations / 1e6), "spared": {node: way.how for node, way in plan.spared},
+        "activations_mb": round(plan.activations / 1e6), "pools_mb": round(plan.pools / 1e6),
+        "kept": {f"{node}.{what}": round(size / 1e6) for node, what, size in plan.kept}, "spared": {node: way.how for node, way in plan.spared},
         "models": {
             f"{p.node}.{p.weights.name}": {"mb": round(p.weights.bytes / 1e6), "card_mb": round(p.way.stays / 1e6), "how": p.how}
             for p in plan.placements
@@ -150,7 +146,8 @@ def summarise(session: Session) -> Summary:
     nodes = {
         node.name: {
             "op": node.plan.op, "lane": node.plan.lane, "count": node.count, "errors": node.errors,
-            "ms": spread(t / 1e6 for t in list(node.times)), "busy_s": round(node.busy_ns / 1e9, 4), "tally": tally_of(node.operator),
+            "ms": spread(t / 1e6 for t in list(node.times)), "busy_s": round(node.busy_ns / 1e9, 4),
+            "tally": node.operator.tally() if isinstance(node.operator, Operator) else {},
         }
         for node in session.nodes.values()
     }  # fmt: skip

@@ -16,7 +16,7 @@ from engine.errors import Diagnostic, EngineError, GraphError, MissingError, Usa
 from engine.graph import UNSET, Graph, Input, Node, Ref
 from engine.operator import Output, Param, Port, Spec
 from engine.payload import Prompt, Scalar, Text, from_plain
-from engine.plan import Edge, Plan, PlanLane, PlanNode, reach
+from engine.plan import Plan, PlanLane, PlanNode, reach
 from engine.planning import wire
 from engine.planning.convert import plan_conversions
 from engine.planning.wire import Link
@@ -113,7 +113,7 @@ class _Compiler:
 
         model = spec.model()
         try:
-            return _fields(model(**params))
+            return dict(model(**params))
         except ValidationError as error:
             for item in error.errors():
                 where = ".".join(str(part) for part in item["loc"])
@@ -132,7 +132,7 @@ class _Compiler:
             self.say(path, f"parameter {name!r} of {spec.name} has no key {item['loc'][-1]!r}")
         elif item["type"] == "missing":
             param = spec.param(name)
-            wanted = _type_name(param.annotation) if param and len(item["loc"]) == 1 else ""
+            wanted = _type_name(param) if param and len(item["loc"]) == 1 else ""
             self.say(path.rpartition(".")[0], f"parameter {item['loc'][-1]!r} of {spec.name} is required", expected=wanted)
         else:
             expected = str(item["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
@@ -179,17 +179,18 @@ class _Compiler:
         if given.hold is UNSET:
             self.say(path, "neither a node nor a value", fix='write in.PORT = "NODE" or { hold = VALUE }')
             return []
-        value = self._hold(spec, given, path)
+        value = self._hold(node, given, path)
         return [] if value is UNSET else [Link("", "", node.name, given.port, None, given, port is None, "constant", hold=value)]
 
-    def _hold(self, spec: Spec, given: Input, path: str) -> Any:
+    def _hold(self, node: Node, given: Input, path: str) -> Any:
         """The value of `hold`, as the payload of its port or as the validated parameter; UNSET when not given or wrong."""
         if given.hold is UNSET:
             return UNSET
+        spec = self.specs[node.name]
         port = spec.port(given.port)
         if port is None:
             before = len(self.problems)
-            checked = self._validate(spec, {**self.params[spec_node(path)], given.port: given.hold}, path.rpartition(".in.")[0], set())
+            checked = self._validate(spec, {**self.params[node.name], given.port: given.hold}, path.rpartition(".in.")[0], set())
             return checked[given.port] if len(self.problems) == before else UNSET
         try:
             return from_plain(port.type, given.hold)
@@ -212,11 +213,11 @@ class _Compiler:
         output = self._output(producer, ref, path)
         if output is None or not self._types_fit(node, given, ref, output, port, param, path):
             return None
-        hold = self._hold(self.specs[node.name], given, path)
+        hold = self._hold(node, given, path)
         if ref.delay and port is not None and not port.optional and hold is UNSET:
             self.say(path, "a carry needs a start", expected=f"{port.name}: {port} | None", found=str(port), fix="give hold = VALUE")
-        if given.map is not None and (param is None or _bounds_type(param) not in (int, float)):
-            self.say(path, "map works on a number that feeds a live parameter", found=str(port or _type_name(getattr(param, "annotation", ""))))
+        if given.map is not None and (param is None or param.kind not in (int, float)):
+            self.say(path, "map works on a number that feeds a live parameter", found=str(port or (_type_name(param) if param else "")))
         return Link(ref.node, output.name, node.name, given.port, slot, given, port is None, "carry" if ref.delay else "", hold=hold)
 
     def _output(self, producer: Spec, ref: Ref, path: str) -> Output | None:
@@ -243,10 +244,10 @@ class _Compiler:
             fix = f'write "{ref.node}.{other.name}"' if other else f'add a node with op = "{bridge.name}" between them' if bridge else ""
         else:
             assert param is not None
-            kind = _bounds_type(param)
+            kind = param.kind
             if (kind in (int, float) and output.type is Scalar) or (kind is str and output.type in (Text, Prompt)):
                 return True
-            expected, fix = f"Scalar for {_type_name(param.annotation)}" if kind in (int, float) else "Text or Prompt", ""
+            expected, fix = f"Scalar for {_type_name(param)}" if kind in (int, float) else "Text or Prompt", ""
         self.say(path, f"{ref} does not fit", expected=expected, found=f"{output.type.__name__} from {ref.node}.{output.name}", fix=fix)
         return False
 
@@ -334,32 +335,12 @@ class _Compiler:
         )  # fmt: skip
 
 
-def spec_node(path: str) -> str:
-    """The node's name in a path such as `node.paint.in.prompt`."""
-    return path.split(".")[1]
-
-
 def _takes(spec: Spec, kind: type) -> bool:
     return bool(spec.ports) and issubclass(kind, spec.ports[0].type) and all(p.optional for p in spec.ports[1:])
 
 
-def _fields(model: Any) -> dict[str, Any]:
-    return {name: getattr(model, name) for name in type(model).model_fields}
-
-
-def _bounds_type(param: Param) -> type:
-    from typing import Annotated, get_args, get_origin
-
-    kind: Any = param.annotation
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return kind if isinstance(kind, type) else object
-
-
-def _type_name(annotation: Any) -> str:
-    from typing import Annotated, get_args, get_origin
-
-    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    return getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind).replace("typing.", "")
+def _type_name(param: Param) -> str:
+    return param.kind.__name__ if isinstance(param.kind, type) else str(param.kind).replace("typing.", "")
 
 
 def _plan_lanes(nodes: list[PlanNode]) -> tuple[PlanLane, ...]:
@@ -371,5 +352,3 @@ def _plan_lanes(nodes: list[PlanNode]) -> tuple[PlanLane, ...]:
         for name, members in lanes.items()
     )
 
-
-__all__ = ["Edge", "compile"]

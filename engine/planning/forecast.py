@@ -90,6 +90,9 @@ class Forecast:
             lines.append(f"  {size}  {p.node + ' ' + p.weights.name:22} {_told(p.way)} ({source})")
         lines.append(f"  {self.memory.activations / GB:6.2f} GB  activations")
         lines += [f"           {node}: {_told(way)}" for node, way in self.memory.spared]
+        if self.memory.pools:
+            lines.append(f"  {self.memory.pools / GB:6.2f} GB  captured steps, at most: the largest one's activations once more")
+        lines += [f"  {size / GB:6.2f} GB  {node + ' ' + what:22} kept from frame to frame" for node, what, size in self.memory.kept]
         lines.append(f"  {self.memory.reserve / GB:6.2f} GB  kept back for the driver, libraries and fragments")
         lines += [f"  note: {note}" for node in self.nodes.values() for note in node.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]

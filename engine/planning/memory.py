@@ -46,7 +46,8 @@ class Placement:
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """`activations`: bytes, all nodes together, for lanes compute at once. `spared`: nodes told how to do with fewer. `peak`: bytes at the
-    worst moment, `reserve` included; `whole`: that with everything kept as is best. `fits`: None where no budget is known."""
+    worst moment, `reserve` included; `whole`: that with everything kept as is best. `pools`: bytes that recorded work has for itself. `kept`:
+    node, what lies there from frame to frame, its bytes. `fits`: None where no budget is known."""
 
     placements: tuple[Placement, ...]
     activations: int
@@ -55,6 +56,8 @@ class MemoryPlan:
     reserve: int = RESERVE
     whole: int = 0
     spared: tuple[tuple[str, Way], ...] = ()
+    pools: int = 0
+    kept: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def fits(self) -> bool | None:
@@ -77,13 +80,15 @@ def plan_memory(
     models = [(node, weights) for node, outlook in outlooks.items() for weights in outlook.weights]
     busiest = max(range(len(models)), key=lambda i: (_move_ms(models[i][1]), i), default=-1)
     found = [_ways(weights, i != busiest) for i, (_, weights) in enumerate(models)]
-    found += [(Way("whole", live=outlook.activations), *outlook.spares) for outlook in outlooks.values()]
+    found += [(Way("whole", live=outlook.activations, pool=outlook.pool), *outlook.spares) for outlook in outlooks.values()]
+    kept = tuple((node, what, size) for node, outlook in outlooks.items() for what, size in outlook.kept.items() if size)
+    always = reserve + sum(size for _, _, size in kept)
     ways = [(first, *(way for way in rest if not any(each in forbid for each in way.how.split("+")))) for first, *rest in found]
     at = [0] * len(ways)
 
     def peak() -> int:
         chosen = [mine[k] for mine, k in zip(ways, at, strict=True)]
-        return sum(w.stays + w.live for w in chosen) + max((w.visits for w in chosen), default=0) + reserve
+        return sum(w.stays + w.live + w.pool for w in chosen) + max((w.visits for w in chosen), default=0) + always
 
     def fits() -> bool:
         return budget is None or peak() <= budget
@@ -107,7 +112,8 @@ def plan_memory(
     placements = tuple(Placement(node, weights, way) for (node, weights), way in zip(models, chosen, strict=False))
     rest = list(zip(outlooks, chosen[len(models) :], strict=True))
     spared = tuple((node, way) for node, way in rest if way.how != "whole")
-    return MemoryPlan(placements, sum(way.live for _, way in rest), peak(), budget, reserve, whole, spared)
+    live, pools = (sum(each) for each in zip(*((way.live, way.pool) for _, way in rest), strict=True)) if rest else (0, 0)
+    return MemoryPlan(placements, live, peak(), budget, reserve, whole, spared, pools, kept)
 
 
 def _ways(weights: Weights, moves: bool) -> tuple[Way, ...]:
@@ -128,7 +134,7 @@ def _price(way: Way) -> float:
 
 def _weight(way: Way) -> float:
     """Bytes, where those of a visit count little: models take turns."""
-    return way.stays + way.live + way.visits / 4
+    return way.stays + way.live + way.pool + way.visits / 4
 
 
 def orders(memory: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Way:
     """One way to keep a model, called `how`: bytes that stay on the card, that visit it while the model works, and of activations (`live`).
+    `pool`: of memory that work recorded in advance has for itself, whether it runs or not.
 
     `cost_ms`: what it adds to a frame, estimated; the memory plan takes what costs least. `alters`: what comes out is not quite the same, so
     whatever nobody waits for gives way first. `says`: the way in words. The operator finds `how` in `Site.placed`; "resident", "offload" and
@@ -50,6 +51,7 @@ class Way:
     stays: int = 0
     visits: int = 0
     live: int = 0
+    pool: int = 0
     cost_ms: float = 0.0
     alters: bool = False
     says: str = ""
@@ -73,7 +75,8 @@ class Weights:
 class Outlook:
     """`activations`: bytes at the peak of a call. `tflop`: (least, most) a frame, 1 multiply-add = 2 FLOP. `evaluations`: full passes of the
     main network a frame, likewise. `notes`: what a reader should know. `spares`: ways to compute with fewer activations. `counts`: what a frame
-    is made of, in words, likewise. `behind`: (least, most) younger frames that a frame waits for. `together`: frames computed in one call."""
+    is made of, in words, likewise. `behind`: (least, most) younger frames that a frame waits for. `together`: frames computed in one call.
+    `pool`: as of a `Way`, with `activations`. `kept`: bytes that lie there from frame to frame besides, by what they are."""
 
     weights: tuple[Weights, ...] = ()
     activations: int = 0
@@ -84,6 +87,8 @@ class Outlook:
     counts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     behind: tuple[int, int] = (0, 0)
     together: int = 1
+    pool: int = 0
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 def outlooks(plan: Plan) -> dict[str, Outlook]:

@@ -196,7 +196,7 @@ class Kept(Side):
             self._advance(lambda item: item.pts <= head.pts, head.epoch)
             now = -1 if self.value is None else self.value.seq
             if now != self._last_read:
-                session.recording.read(self.channel.id, head.seq, now)
+                session.recording.note("reads", (self.channel.id, head.seq, now))
                 if session.recording.tap is not None:
                     session.recording.tap.read(self, head)
                 self._last_read = now

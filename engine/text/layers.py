@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,23 +114,16 @@ class Tree:
         """Set one value from outside the files; returns what is in the way, "" where nothing is."""
         at: Any = self.data
         for n, part in enumerate(path):
-            last = n == len(path) - 1
             if isinstance(at, list) and isinstance(part, str) and part.isdigit() and int(part) < len(at):
                 path = (*path[:n], int(part), *path[n + 1 :])
             elif not isinstance(at, dict):
                 return f"{dotted(path[:n])} has no parts that could be set"
-            at = _put(at, path[n], value) if last else _enter(at, path[n])
+            if n == len(path) - 1:
+                at[path[n]] = value
+            else:
+                at = at.setdefault(path[n], {}) if isinstance(at, dict) else at[path[n]]
         self.over[path] = origin
         return ""
-
-
-def _put(at: Any, key: Any, value: Any) -> Any:
-    at[key] = value
-    return value
-
-
-def _enter(at: Any, key: Any) -> Any:
-    return at.setdefault(key, {}) if isinstance(at, dict) else at[key]
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath, replaced: list[KeyPath]) -> None:
@@ -200,17 +193,17 @@ def read_text(tree: Tree, text: str, shown: str, path: Path | None, outer: tuple
         at: KeyPath = ("include", n) if isinstance(include, list) else ("include",)
         blank = Diagnostic("", shown, positions(text)[at], dotted(at))
         if not isinstance(name, str) or not name.strip():
-            tree.problems.append(_with(blank, "not a file", expected="a graph file by name, or a list of these", found=show(name)))
+            tree.problems.append(replace(blank, message="not a file", expected="a graph file by name, or a list of these", found=show(name)))
             continue
         target = Path(name) if path is None else path.parent / name
         label = name if path is None or Path(name).is_absolute() else (Path(shown).parent / name).as_posix()
         try:
             resolved = target.resolve()
         except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself, a zero in the name
-            tree.problems.append(_with(blank, f"not a file name: {error}", found=show(name)))
+            tree.problems.append(replace(blank, message=f"not a file name: {error}", found=show(name)))
             continue
         if resolved in here:
-            tree.problems.append(_with(blank, f"{name} includes itself in the end", fix="take one of the includes out"))
+            tree.problems.append(replace(blank, message=f"{name} includes itself in the end", fix="take one of the includes out"))
         elif all(known.file != label for known in tree.layers):  # a file that several include counts once
             tree.files.append(target.absolute())
             found = _text(tree, target, blank, name)
@@ -224,17 +217,17 @@ def _text(tree: Tree, path: Path, blank: Diagnostic, name: str = "") -> str | No
     what = f"{name} " if name else "the file "
     try:
         if path.stat().st_size > MAX_BYTES:
-            tree.problems.append(_with(blank, f"{what}is too big for a graph", expected=f"at most {MAX_BYTES >> 20} MB of TOML"))
+            tree.problems.append(replace(blank, message=f"{what}is too big for a graph", expected=f"at most {MAX_BYTES >> 20} MB of TOML"))
             return None
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         where = blank if name else Diagnostic("", blank.file, line)
-        tree.problems.append(_with(where, f"{what}is not text in UTF-8", fix="save it as UTF-8"))
+        tree.problems.append(replace(where, message=f"{what}is not text in UTF-8", fix="save it as UTF-8"))
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         why = "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        tree.problems.append(_with(blank, f"{what}{why}", fix=_nearest(path) if missing else ""))
+        tree.problems.append(replace(blank, message=f"{what}{why}", fix=_nearest(path) if missing else ""))
     return None
 
 
@@ -243,10 +236,6 @@ def _nearest(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
     return suggest(path.stem, sorted(p.stem for p in path.parent.glob("*.toml")))
-
-
-def _with(blank: Diagnostic, message: str, **facts: str) -> Diagnostic:
-    return Diagnostic(message, blank.file, blank.line, blank.path, **facts)
 
 
 # ---------------------------------------------------------------- TOML

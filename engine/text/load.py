@@ -13,9 +13,9 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from engine.errors import Diagnostic, GraphError
+from engine.errors import Diagnostic, EngineError, GraphError
 from engine.graph import Govern, Graph, Input, KnobRule, Node, Place, Ref, as_input
 from engine.registry import suggest
 from engine.text import keys, layers
@@ -139,10 +139,7 @@ def value_of(raw: str) -> Any:
 
 def _takes_text(node: Any, param: str) -> bool:
     """Whether the operator's parameter takes text and nothing else; False where that cannot be found out."""
-    from typing import Annotated, get_args, get_origin
-
     from engine import registry
-    from engine.errors import EngineError
 
     op = node.get("op") if isinstance(node, dict) else None
     try:
@@ -152,8 +149,7 @@ def _takes_text(node: Any, param: str) -> bool:
     found = spec.param(param) if spec is not None else None
     if found is None:
         return False
-    bare = get_args(found.annotation)[0] if get_origin(found.annotation) is Annotated else found.annotation
-    return bare is str or (bool(get_args(bare)) and set(get_args(bare)) <= {str, type(None)})
+    return found.kind is str or (bool(get_args(found.kind)) and set(get_args(found.kind)) <= {str, type(None)})
 
 
 # ---------------------------------------------------------------- the tree to a Graph
