@@ -8,10 +8,11 @@ it counts. 1 multiply-add = 2 FLOP. It knows shapes, and neither files (but for 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.planning.outlook import Asked, Outlook
+from operators.diffusion.carry.remembered import PUBLISHED, remembered
 from operators.diffusion.steps.schedule import executed
 from operators.diffusion.weights.placement import HALF, is_tiny, spares, weigh, widening
 from operators.diffusion.weights.sizes import width_of
@@ -178,6 +179,11 @@ def outlook(asked: Asked) -> Outlook | None:
     kept = rows * width * area * _kept(params, wild, slides) * 1e6
     few = spares(tiny, area, round(unet_live), coder_live, decoder.at(area), round(kept))
     live = max(unet_live, coder_live * area) + kept
+    # What captures allocate comes from one pool of their own, as large as the largest needs; decoders of a batch are not captured.
+    pool = 0 if params.get("graphs") == "off" else round(unet_live if slides or batch > 1 else live - kept)
+    few = tuple(replace(way, pool=min(pool, way.live - round(kept))) for way in few)
+    memory = 0 if params.get("remember") is None else _remembered(params, model, family, asked, (calm.run, wild.run))
+    lasting = {"remembered attention": memory} if memory else {}
     behind = (max(0, calm.run - 1), max(0, wild.run - 1)) if slides and wild.run <= batch else (0, 0) if slides else (batch - 1, batch - 1)
     counts = {
         "nominal steps": (params["steps"], params["steps"]), "executed": (calm.run, wild.run), "full passes": (calm.full, wild.full),
@@ -192,8 +198,29 @@ def outlook(asked: Asked) -> Outlook | None:
         notes.append(f"{wild.run} steps are executed and batch = {batch}: such frames are painted alone, one step after another")
     return Outlook(
         tuple(weights), round(live), (min(tflop), max(tflop)), (min(evaluations), max(evaluations)), (*notes, *more),
-        () if params.get("vae_tiling") is not None else few, counts, behind, 1 if slides else batch,
+        () if params.get("vae_tiling") is not None else few, counts, behind, 1 if slides else batch, pool, lasting,
     )  # fmt: skip
+
+
+def _remembered(params: Mapping[str, Any], model: str, family: Family, asked: Asked, runs: tuple[int, int]) -> int:
+    """Bytes that self-attention keeps of earlier frames; see remembered.py. Frames of a batch remember nothing."""
+    from engine.errors import EngineError
+    from operators.diffusion.weights import checkpoint
+
+    if asked.batch > 1:
+        return 0
+    try:
+        unet = checkpoint.config(checkpoint.locate(model) / "unet", model)
+    except EngineError:
+        unet = PUBLISHED[next(width for width, each in WIDTHS.items() if each is family)]
+    side, grain = int(params["size"]), 2 ** (len(unet["block_out_channels"]) - 1)
+    output = (int(params.get("height") or side), int(params.get("width") or side))
+    short = min(output)
+    cells = tuple(max(1, round(edge * min(side, short) / short / (8 * grain))) * grain for edge in output)  # as the painter rounds
+    least, most = runs
+    first = () if "image" in asked.inputs else (int(params["steps"]),)  # a first frame with no picture starts from noise
+    number = 4 if params.get("dtype") == "fp32" else HALF
+    return remembered(params, unet, (cells[0], cells[1]), range(max(1, least), most + 1), first, number)
 
 
 def _kept(params: Mapping[str, Any], frame: Spent, slides: bool) -> float:

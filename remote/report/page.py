@@ -206,12 +206,16 @@ def _memory(told: Any, facts: Facts, seen: Report) -> str:
     models = [(name, str(model["mb"]), str(model["card_mb"]), model["how"]) for name, model in plan["models"].items()]
     spared = ", ".join(f"{node}: {how}" for node, how in plan["spared"].items())
     models.append(("activations", "", str(plan["activations_mb"]), spared))
-    visits = plan["expected_mb"] - plan["activations_mb"] - sum(int(model["card_mb"]) for model in plan["models"].values())
+    models += [(name, "", str(size), "from frame to frame") for name, size in plan["kept"].items()]
+    stays = sum(int(model["card_mb"]) for model in plan["models"].values()) + sum(plan["kept"].values())
+    visits = plan["expected_mb"] - plan["activations_mb"] - stays
     models.append(("room for what is moved in, one at a time", "", str(max(0, visits)), ""))
     models.append(("weights and activations, planned", "", str(plan["expected_mb"]), ""))
     absent = "not measured: no card"
     ratio = "" if plan["ratio"] is None else f"planned is {plan['ratio']:.2f} of it"
     models.append(("tensors, measured", "", _mb(plan["tensors_mb"]), absent if plan["tensors_mb"] is None else ratio))
+    if plan["pools_mb"]:
+        models.append(("captured steps, at most", "", str(plan["pools_mb"]), "beside that"))
     models.append(("with what is kept back, planned", "", str(plan["planned_mb"]), f"of {plan['budget_mb']} MB" if plan["budget_mb"] else ""))
     models.append(("held by the allocator, measured", "", _mb(plan["measured_mb"]), absent if plan["measured_mb"] is None else ""))
     return text + _table(("model", "MB in all", "MB on the card", "how"), models)

@@ -104,6 +104,18 @@ def test_ways_are_taken_in_order_of_cost(budget: int, net: str, words: str, spar
     assert plan.peak == sum(w.stays for w in chosen) + max(w.visits for w in chosen) + plan.activations
 
 
+def test_what_is_kept_and_what_is_captured_counts() -> None:
+    """Memory that no way of a model gives back, and pools that shrink with the activations they were made for."""
+    tiled = Way("tiling", live=GB // 4, pool=GB // 8, cost_ms=9.0)
+    outlook = Outlook((Weights("net", GB, True, 10),), GB, spares=(tiled,), pool=GB // 2, kept={"attention": GB // 5, "nothing": 0})
+    roomy = plan_memory({"paint": outlook, "look": WATCHER}, None, reserve=7)
+    assert roomy.peak == roomy.whole == GB + GB + GB // 2 + GB // 5 + sum(w.bytes for w in WATCHER.weights) + WATCHER.activations + 7
+    assert (roomy.pools, roomy.kept) == (GB // 2, (("paint", "attention", GB // 5),))
+    tight = plan_memory({"paint": outlook}, 2 * GB, reserve=7)
+    assert tight.peak == GB + GB // 4 + GB // 8 + GB // 5 + 7
+    assert (tight.activations, tight.pools) == (GB // 4, GB // 8)
+
+
 def test_whoever_nobody_waits_for_goes_before_a_picture_is_changed() -> None:
     """Eight bits would be cheap, and enough: but then somebody would see it."""
     net = Weights("net", 2 * GB, True, ways=(Way("resident", stays=2 * GB), Way("fp8", stays=GB, cost_ms=1.0, alters=True)))

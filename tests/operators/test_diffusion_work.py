@@ -283,6 +283,78 @@ def test_tiles_are_offered_where_they_help() -> None:
     assert ask(size=1024, width=1024, height=1024, vae_tiling=False).spares == ()
 
 
+def test_captured_steps_have_a_pool_as_large_as_the_largest_body() -> None:
+    """One pool for all: the largest of UNet and decoder once more, less where pictures are decoded in tiles or in batches, none where off."""
+    plain = ask()
+    assert plain.pool == plain.activations == pytest.approx(max(SD1.live + SD1.steered, TINY[2]) * 1e6, abs=1)
+    assert ask(graphs="off").pool == 0
+    kept = ask(reuse={"every": 3, "cut": 1})
+    assert kept.pool == pytest.approx(plain.pool, abs=1)
+    assert kept.activations > plain.activations  # deep features lie outside
+    large = ask(size=1024, width=1024, height=1024, vae=None)
+    (tiles,) = large.spares
+    assert large.pool == large.activations
+    assert tiles.pool == tiles.live < large.pool
+    four = outlook(Asked({**BASE, "vae": None}, frozenset({"control"}), batch=4))
+    assert four.pool == pytest.approx(4 * (SD1.live + SD1.steered) * 1e6, abs=1)
+    assert four.pool < four.activations
+
+
+ATTENTION = 2 * 2 * (5 * 1024 * 640 + 5 * 256 * 1280 + 64 * 1280)  # of SD 1.5 at 512 x 512: keys and values, 16-bit, without the largest layers
+
+
+def test_what_attention_remembers_is_counted() -> None:
+    assert ask().kept == {}
+
+    def count(**more: Any) -> int:
+        return ask(**{"strength": 1.0, "steps": 4, "remember": {}, **more}).kept["remembered attention"]
+
+    assert count() == (2 * 4 + 1) * ATTENTION  # two banks a step, and the places that all steps share
+    assert count(remember={"anchor": True}) == (3 * 4 + 2) * ATTENTION
+    assert count(guidance="cfg") == 2 * count()
+    assert count(guidance="rcfg-onetime") == (2 * 5 + 3) * ATTENTION
+    assert count(dtype="fp32") == 2 * count()
+    assert count(steps=50) == (2 * 12 + 1) * ATTENTION <= 512 * 2**20 < (2 * 13 + 1) * ATTENTION
+    assert count(steps=50, remember={"megabytes": 4096}) == 101 * ATTENTION
+    assert count(size=256, width=512, height=512) == (2 * 4 + 1) * 2 * 2 * (5 * 1024 * 320 + 5 * 256 * 640 + 5 * 64 * 1280 + 16 * 1280)
+    assert count(model="stabilityai/stable-diffusion-2-1-base") == count()
+    assert count(strength=0.5) == count()  # a first frame runs all steps
+    assert ask(inputs=frozenset({"image"}), strength=0.5, steps=4, remember={}).kept["remembered attention"] == 5 * ATTENTION
+    assert outlook(Asked({**BASE, "remember": {}}, batch=2)).kept == {}
+
+
+REMEMBERS: list[dict[str, Any]] = [
+    {}, {"remember": {"anchor": True}}, {"guidance": "cfg", "guidance_scale": 3.0}, {"guidance": "rcfg-onetime", "negative": "blur"},
+    {"reuse": {"every": 2, "cut": 1}, "steps": 6}, {"reuse": {"every": 3, "cut": 0, "end": 0.5}, "steps": 9, "strength": 0.7},
+    {"reuse": {"every": 2, "cut": 1, "frames": 2, "motion": 1.0}, "steps": 4},
+    {"size": 96, "width": 160, "height": 96, "remember": {"cells": 128}},
+    {"remember": {"cells": 30}}, {"remember": {"megabytes": 1, "cells": 4096}, "steps": 12, "strength": 1.0, "size": 256},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", REMEMBERS, ids=repr)
+def test_what_attention_remembers_is_what_it_holds(settings: dict[str, Any]) -> None:
+    """The plan's number beside live bytes, after two epochs of frames."""
+    pytest.importorskip("diffusers")
+    import torch
+    from diffusion_checkpoints import skeleton, stream
+    from test_diffusion_carry_flow import alive
+
+    torch.set_num_threads(1)
+    with stream(**{"remember": {}, **settings}) as bench:
+        carry = None
+        for n in range(6):
+            if n == 3:
+                bench.new_epoch()
+                carry = None
+            carry = bench(skeleton(0), carry=carry).latent
+        memory = bench.operator._tools.memory
+        told = outlook(Asked(bench.params, frozenset({"control", "carry"})))
+        planned, live = told.kept["remembered attention"], alive(memory)
+    assert live == memory.held > 0
+    assert live <= planned <= 1.05 * live
+
+
 def test_what_a_controlnet_answers_is_held_while_the_unet_runs() -> None:
     """Two rows of guidance are more than the tiny decoder takes, and the residuals come on top."""
     bare, steered = (ask(guidance="cfg", controlnets=nets).activations for nets in ([], [{"model": "net"}]))
