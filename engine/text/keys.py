@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from engine.graph import CLOCKS, MISSING, ON_ERROR, POLICIES
@@ -17,12 +18,48 @@ SIZE: Final = re.compile(r"\d+(\.\d+)?\s*([KMGT]i?)?B")
 NODE_NAME: Final = re.compile(r"[A-Za-z_][\w-]*")
 
 
+def is_number(value: Any) -> bool:
+    """A finite number; booleans are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of value: what messages call it, whether a value is of it, and its JSON Schema."""
+
+    words: str
+    fits: Callable[[Any], bool] = lambda value: True  # what is looked into elsewhere
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS: Final = {
+    "text": Kind("text in quotes", lambda value: isinstance(value, str) and bool(value.strip()), {"type": "string", "pattern": r"\S"}),
+    "whole number": Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool), {"type": "integer"}),
+    "number": Kind("a number", is_number, {"type": "number"}),
+    "boolean": Kind("true or false", lambda value: isinstance(value, bool), {"type": "boolean"}),
+    "pair": Kind(
+        "two numbers, [a, b]", lambda value: isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value)),
+        {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+    ),
+    "list": Kind("a list with something in it", lambda value: isinstance(value, list) and bool(value), {"type": "array", "minItems": 1}),
+    "size": Kind(
+        'a size such as "6GB"', lambda value: isinstance(value, str) and SIZE.fullmatch(value.strip()) is not None,
+        {"type": "string", "pattern": rf"^\s*{SIZE.pattern}\s*$"},
+    ),
+    "table": Kind("a table", lambda value: isinstance(value, dict), {"type": "object"}),
+    "value": Kind("any value"),
+    "inputs": Kind("nodes by name"),
+    "files": Kind("a graph file, or a list of these"),
+    "tables": Kind("a list of tables"),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. `kind` names its type in the words of the messages; `lo` is a lower bound, not included where `above`."""
+    """One key. `kind` names one of `KINDS`; `lo` is a lower bound of a number, not included where `above`."""
 
     name: str
-    kind: str  # text, whole number, number, boolean, pair, list, size, table; and, looked into elsewhere: value, inputs, files, tables
+    kind: str
     doc: str
     default: str = ""
     lo: float | None = None
@@ -34,44 +71,18 @@ class Key:
         """What the key takes, in words."""
         if self.choices:
             return ("a list of " if self.kind == "list" else "one of ") + ", ".join(f'"{c}"' for c in self.choices)
-        words = {
-            "text": "text in quotes", "whole number": "a whole number", "number": "a number", "boolean": "true or false",
-            "pair": "two numbers, [a, b]", "list": "a list with something in it", "size": 'a size such as "6GB"', "value": "any value",
-            "inputs": "nodes by name", "table": "a table", "files": "a graph file, or a list of these", "tables": "a list of tables",
-        }[self.kind]  # fmt: skip
+        words = KINDS[self.kind].words
         if self.lo is None:
             return words
         return f"{words} above {self.lo:g}" if self.above else f"{words} of at least {self.lo:g}"
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` has the right type and lies within the bounds."""
-        match self.kind:
-            case "text":
-                return isinstance(value, str) and bool(value.strip()) and (not self.choices or value in self.choices)
-            case "boolean":
-                return isinstance(value, bool)
-            case "whole number":
-                return isinstance(value, int) and not isinstance(value, bool) and self._within(value)
-            case "number":
-                return is_number(value) and self._within(value)
-            case "pair":
-                return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
-            case "list":
-                return isinstance(value, list) and bool(value) and (not self.choices or all(each in self.choices for each in value))
-            case "size":
-                return isinstance(value, str) and SIZE.fullmatch(value.strip()) is not None
-            case "table":
-                return isinstance(value, dict)
-            case _:
-                return True
-
-    def _within(self, value: float) -> bool:
+        if not KINDS[self.kind].fits(value):
+            return False
+        if self.choices:
+            return all(each in self.choices for each in (value if isinstance(value, list) else [value]))
         return self.lo is None or value > self.lo or (value == self.lo and not self.above)
-
-
-def is_number(value: Any) -> bool:
-    """A finite number; booleans are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 FILE = (

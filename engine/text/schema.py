@@ -78,20 +78,14 @@ def _section(known: Sequence[Key]) -> Schema:
 
 
 def _key(key: Key) -> Schema:
-    low = {} if key.lo is None else {"exclusiveMinimum" if key.above else "minimum": key.lo}
-    number: Schema = {"type": "number"}
-    kinds: dict[str, Schema] = {
-        "text": {"enum": list(key.choices)} if key.choices else {"type": "string", "pattern": r"\S"},
-        "whole number": {"type": "integer", **low},
-        "number": {"type": "number", **low},
-        "boolean": {"type": "boolean"},
-        "pair": {"type": "array", "items": _loose(number), "minItems": 2, "maxItems": 2},
-        "list": {"type": "array", "minItems": 1, **({"items": {"enum": list(key.choices)}} if key.choices else {})},
-        "size": {"type": "string", "pattern": rf"^\s*{keys.SIZE.pattern}\s*$"},
-        "table": {"type": "object"},
-    }
+    schema: Schema = dict(keys.KINDS[key.kind].schema)
+    if key.lo is not None:
+        schema["exclusiveMinimum" if key.above else "minimum"] = key.lo
+    if key.choices:
+        choices = {"enum": list(key.choices)}
+        schema = {**schema, "items": choices} if key.kind == "list" else choices
     default = f" Default: {key.default}." if key.default else ""
-    return {"description": key.doc + default, **_loose(kinds.get(key.kind, {}))}
+    return {"description": key.doc + default, **_loose(schema)}
 
 
 def _input() -> Schema:
