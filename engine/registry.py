@@ -83,3 +83,9 @@ def suggest(word: str, among: list[str]) -> str:
     if near:
         return "did you mean " + " or ".join(f'"{w}"' for w in near) + "?"
     return "there is " + ", ".join(among) if 0 < len(among) <= 12 else ""
+
+
+def unknown(what: str, word: str, among: list[str]) -> str:
+    """`what` is wrong with `word`, and the nearest known words where there are such."""
+    near = suggest(word, among)
+    return f"{what}; {near}" if near else what

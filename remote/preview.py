@@ -169,8 +169,9 @@ def _pictures(graph: Graph, specs: dict[str, Spec]) -> list[str]:
 
 
 def _written_in_place(graph: Graph, specs: dict[str, Spec]) -> set[str]:
+    needed = _needed(graph, specs)  # who is culled writes nothing
     return {
-        out for node in graph.nodes if node.name in specs and specs[node.name].inplace is not None
+        out for node in graph.nodes if node.name in needed and node.name in specs and specs[node.name].inplace is not None
         for port, out in _read(node, specs) if port == specs[node.name].inplace
     }  # fmt: skip
 

@@ -203,12 +203,16 @@ def watch(
 @app.command()
 def snapshot(
     context: typer.Context,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - is stdout.", show_default=False)
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to write it, - is stdout; by default snapshot-FRAME.png.", show_default=False)
     ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="The same as FILE.", show_default=False)] = None,
     of: Annotated[str | None, typer.Option(metavar="NODE.OUTPUT", help="Which picture; by default the main one.", show_default=False)] = None,
 ) -> None:
     """Write the picture of now into a file; the name's end says png or jpeg."""
+    if file is not None and output is not None:
+        raise UsageError("a snapshot is written to one file", fix=f"leave out {output}")
+    output = output or file
     named = output is not None and str(output) != "-"
     format = "jpeg" if named and output is not None and output.suffix.lower() in (".jpg", ".jpeg") else "png"
     if named and output is not None and output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
@@ -323,20 +327,20 @@ def stop(
 ) -> None:
     """End the run; by default the frames under way are finished first."""
     with connected(context) as client:
-        landed(context, client.stop(drain=not now), no_wait)
+        landed(context, client.stop(drain=not now), no_wait, "stopped")
 
 
 # ---------------------------------------------------------------- receipts
 
 
-def landed(context: typer.Context, receipt: Receipt, no_wait: bool) -> None:
-    """Wait for a change, and say where it landed."""
+def landed(context: typer.Context, receipt: Receipt, no_wait: bool, word: str = "applied") -> None:
+    """Wait for a change, and say where it landed; `word` says what has become of it."""
     if no_wait:
         say(context, {"kind": "accepted", "receipt": receipt.number}, f"accepted, receipt {receipt.number}")
         return
     seq = receipt.wait_applied(context.obj.timeout)
     facts = {"kind": "applied", "receipt": receipt.number, "seq": seq, "epoch": receipt.epoch, "params": receipt.params}
-    text = "applied" + (f" at frame {seq}" if seq is not None else "") + f" (epoch {receipt.epoch}, parameters {receipt.params})"
+    text = word + (f" at frame {seq}" if seq is not None else "") + f" (epoch {receipt.epoch}, parameters {receipt.params})"
     if receipt.diff:
         facts["diff"] = receipt.diff
         text += "".join(f"\n  {line}" for line in changed(receipt.diff))

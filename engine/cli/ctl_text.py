@@ -75,20 +75,31 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+WORDS = {"integer": "whole number", "boolean": "true or false", "string": "text", "array": "list", "object": "table", "null": "none"}
+
+
 def kind(schema: Mapping[str, Any]) -> str:
-    """The type that a JSON Schema names."""
-    if "enum" in schema:
-        return "choice"
-    parts = [schema, *schema.get("anyOf", ())]
-    return " or ".join(str(part["type"]) for part in parts if "type" in part) or "table"
+    """The types that a JSON Schema allows, in the words of `engine ops`."""
+    names = ["choice" if "enum" in part else WORDS.get(name := str(part.get("type", "object")), name) for part in _parts(schema)]
+    return " or ".join(dict.fromkeys(names))
 
 
 def span(schema: Mapping[str, Any]) -> str:
     """The range, or the choices, of a JSON Schema."""
-    if "enum" in schema:
-        return ", ".join(shown(choice) for choice in schema["enum"])
-    low, high = schema.get("minimum"), schema.get("maximum")
-    return "" if low is None and high is None else f"{'' if low is None else low} .. {'' if high is None else high}"
+    for part in _parts(schema):
+        low, high = part.get("minimum", part.get("exclusiveMinimum")), part.get("maximum", part.get("exclusiveMaximum"))
+        if "enum" in part:
+            return ", ".join(shown(choice) for choice in part["enum"])
+        if low is not None or high is not None:
+            return f"{'' if low is None else low} .. {'' if high is None else high}"
+    return ""
+
+
+def _parts(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a JSON Schema may be, one of several, none last; of a reference, what it refers to."""
+    named = {f"#/$defs/{name}": part for name, part in dict(schema.get("$defs") or {}).items()}
+    parts = [named.get(str(part.get("$ref")), part) for part in schema.get("anyOf") or schema.get("oneOf") or (schema,)]
+    return sorted(parts, key=lambda part: part.get("type") == "null")
 
 
 def line(message: Mapping[str, Any]) -> str:

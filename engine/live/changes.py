@@ -136,7 +136,7 @@ class Changes:
         """Give knobs back to the governor. Raises ParamError for what is no knob of the graph."""
         knobs = [rule.set for rule in self.session.plan.govern.knobs]
         asked = list(paths) or knobs
-        problems = {path: "is no knob of the governor; " + registry.suggest(path, knobs) for path in asked if path not in knobs}
+        problems = {path: registry.unknown("is no knob of the governor", path, knobs) for path in asked if path not in knobs}
         if problems:
             raise ParamError(problems)
         receipt = Receipt("release", {"paths": asked}, by)

@@ -95,7 +95,7 @@ def _node(session: Session, run: NodeRun, fed: Mapping[tuple[str, str], str]) ->
     }  # fmt: skip
     outputs = [{"name": out.name, "type": out.type.__name__, "may_skip": out.may_skip} for out in spec.outputs]
     return {
-        "op": run.plan.op, "doc": " ".join(spec.doc.split("\n\n")[0].split()), "lane": run.plan.lane, "kind": run.plan.kind, "params": params,
+        "op": run.plan.op, "doc": spec.summary, "lane": run.plan.lane, "kind": run.plan.kind, "params": params,
         "inputs": inputs, "outputs": outputs,
     }  # fmt: skip
 
@@ -124,7 +124,7 @@ def values(session: Session, paths: Iterable[str] | None = None) -> dict[str, An
         if key in found:
             wanted[path] = plain(found[key])
         else:
-            problems[path] = "there is no such value; " + registry.suggest(path, list(found))
+            problems[path] = registry.unknown("there is no such value", path, list(found))
     if problems:
         raise ParamError(problems)
     return wanted

@@ -32,7 +32,7 @@ def checked(nodes: Mapping[str, NodeRun], wanted: Values, changes: Mapping[str, 
         name, _, rest = path.partition(".")
         run = nodes.get(name)
         if run is None:
-            problems[path] = f"there is no node {name!r}; " + registry.suggest(name, list(nodes))
+            problems[path] = registry.unknown(f"there is no node {name!r}", name, list(nodes))
             continue
         named = _find(run, rest, value)
         if isinstance(named, str):
@@ -95,7 +95,7 @@ def _find(run: NodeRun, rest: str, value: Any) -> tuple[str, Port | None] | str:
     elif port != rest or (param is None and run.spec.port(port) is not None):
         return _why_not(run, port)
     if param is None:
-        return f"{run.plan.op} has no parameter {rest!r}; " + registry.suggest(rest, [p.name for p in run.spec.params] + list(inputs))
+        return registry.unknown(f"{run.plan.op} has no parameter {rest!r}", rest, [p.name for p in run.spec.params] + list(inputs))
     if not param.live:
         return "is fixed at open"
     fed = any(edge.feeds == "param" for edge in run.inputs.edges(rest))

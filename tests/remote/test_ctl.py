@@ -11,6 +11,7 @@ import pytest
 from remote_runs import TESTS, engine, environment, graph, read_until
 
 from engine.cli import main
+from engine.cli.ctl_text import kind, span
 
 PICTURE = """
 [graph]
@@ -78,6 +79,10 @@ def test_what_is_refused_says_why_for_every_path_and_exits_with_2(ctl):
     assert ctl("set", "add.amount")[0] == 2
     assert ctl("set", "amount=3")[0] == 2
     assert ctl("snapshot", "-o", "x.gif")[0] == 2
+    assert ctl("snapshot", "x.gif")[0] == 2
+    assert ctl("snapshot", "x.png", "-o", "y.png")[0] == 2
+    assert "a.b: there is no such value" in ctl("get", "a.b")[2].splitlines()[-1]
+    assert not ctl("get", "a.b")[2].endswith("; ")
     assert ctl("ramp", "add.amount=1")[0] == 2
     assert ctl("describe", "ad")[2].endswith('did you mean "add"?')
 
@@ -110,6 +115,22 @@ def test_stats_describe_and_watch(ctl):
     assert "toys: " in ctl("hello")[1]
 
 
+@pytest.mark.parametrize(
+    ("schema", "words", "limits"),
+    [
+        ({"type": "number", "minimum": 0, "maximum": 1}, "number", "0 .. 1"),
+        ({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 60}, {"type": "null"}]}, "whole number or none", "1 .. 60"),
+        ({"$defs": {"A": {"type": "object"}}, "anyOf": [{"type": "null"}, {"$ref": "#/$defs/A"}]}, "table or none", ""),
+        ({"anyOf": [{"enum": ["a", "b"], "type": "string"}, {"type": "null"}]}, "choice or none", "a, b"),
+        ({"anyOf": [{"type": "array"}, {"type": "boolean"}]}, "list or true or false", ""),
+        ({"$defs": {"A": {"enum": [1, 2]}}, "$ref": "#/$defs/A"}, "choice", "1, 2"),
+        ({"type": "integer", "exclusiveMinimum": 0}, "whole number", "0 .. "),
+    ],
+)
+def test_kinds_and_ranges_are_told_whatever_their_schema_looks_like(schema, words, limits):
+    assert (kind(schema), span(schema)) == (words, limits)
+
+
 def test_a_reload_says_what_it_changes(ctl, run):
     path: Path = run[1]
     written = path.read_text()
@@ -140,9 +161,11 @@ def test_a_snapshot_of_a_run_with_control_alone(tmp_path, capsys, monkeypatch):
         endpoint = read_until(process.stderr, "control: ").split()[1].rstrip(",")
         at = ["ctl", "--at", endpoint, "--timeout", "20"]
         assert main([*at, "snapshot", "-o", "one.png"]) == 0, capsys.readouterr().err
-        assert main([*at, "snapshot", "-o", "two.jpg", "--of", "skeleton.image"]) == 0
+        assert main([*at, "snapshot", "two.jpg", "--of", "skeleton.image"]) == 0
         assert main([*at, "snapshot", "--of", "dancer.image", "-o", "three.jpg"]) == 2
+        capsys.readouterr()
         code = main([*at, "stop"])
+        assert capsys.readouterr().out.startswith("stopped")
         out, err = process.communicate(timeout=20)
         assert (code, process.returncode) == (0, 0), err
     assert [cv2.imread(name).shape for name in ("one.png", "two.jpg")] == [(64, 64, 3)] * 2

@@ -50,6 +50,8 @@ def test_what_is_written_in_place_is_not_tapped() -> None:
     graph.node("out", "sink.null", image="paint")
     assert names(graph.build()) == ["paint.image", "film.image"]
     compile(tapped(graph.build(), "p/"))
+    graph.node("lost", "shown.paint", image="paint")  # nobody reads it: it is culled, and writes to nothing
+    assert names(graph.build()) == ["paint.image", "film.image"]
 
 
 @pytest.mark.parametrize(
