@@ -3,7 +3,7 @@
     from afterimage_client import Control          # inside this repository: from bindings.python.control import Control
 
     with Control("tcp://127.0.0.1:5570") as engine:
-        receipt = engine.set({"paint.steps": 4, "paint.strength": 0.6})     # both on one frame
+        receipt = engine.set({"paint.steps": 4, "paint.hold": 0.6})     # both on one frame
         print("from frame", receipt.wait_applied())
 
 Every method may be called from any thread. Needs pyzmq and msgpack only.

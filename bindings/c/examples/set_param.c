@@ -1,5 +1,5 @@
 /* Set parameters of a running graph, all on one frame, and say on which.
- *     cc -O2 set_param.c -o set_param -lzmq && ./set_param tcp://127.0.0.1:5570 paint.steps=4 paint.strength=0.6
+ *     cc -O2 set_param.c -o set_param -lzmq && ./set_param tcp://127.0.0.1:5570 paint.steps=4 paint.hold=0.6
  * With --over FRAMES the values are led there. */
 #define AFTERIMAGE_IMPLEMENTATION
 #include "../afterimage.h"
