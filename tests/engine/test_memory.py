@@ -268,6 +268,12 @@ def test_what_was_planned_is_told_beside_what_was_measured(monkeypatch: pytest.M
     assert (told["tensors_mb"], told["measured_mb"], told["expected_mb"]) == (3000, 3500, 3100)
     assert told["ratio"] == pytest.approx(3100 / 3000, abs=1e-3)
     assert told["models"]["paint.net"] == {"mb": 2000, "card_mb": 2000, "how": "resident"}
+    more = Outlook((Weights("net", 2 * GB, True, 10.0),), GB, pool=GB // 2, kept={"attention": GB // 5})
+    monkeypatch.setattr(toys.Heavy, "outlook", classmethod(lambda cls, asked: more))
+    told = Session(graph(vram="9GB", fed=False), executor="inline").summary().memory
+    assert told is not None
+    assert (told["expected_mb"], told["pools_mb"], told["kept"]) == (round(3.2 * GB / 1e6), round(GB / 2e6), {"paint.attention": round(GB / 5e6)})
+    assert told["planned_mb"] == round((3.7 * GB + RESERVE) / 1e6)
 
 
 def test_an_operator_is_told_what_to_keep_off_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,6 +316,7 @@ def test_what_attention_remembers_is_counted() -> None:
     assert count(dtype="fp32") == 2 * count()
     assert count(steps=50) == (2 * 12 + 1) * ATTENTION <= 512 * 2**20 < (2 * 13 + 1) * ATTENTION
     assert count(steps=50, remember={"megabytes": 4096}) == 101 * ATTENTION
+    assert count(remember={"megabytes": 4}) == 4 * 1024 * 640  # one layer's places, and no room for a step
     assert count(size=256, width=512, height=512) == (2 * 4 + 1) * 2 * 2 * (5 * 1024 * 320 + 5 * 256 * 640 + 5 * 64 * 1280 + 16 * 1280)
     assert count(model="stabilityai/stable-diffusion-2-1-base") == count()
     assert count(strength=0.5) == count()  # a first frame runs all steps

@@ -77,8 +77,8 @@ def remembered(
 
     def sizes(kind: str, rows: int) -> list[int]:
         cut = len(top) if kind == "full" else int(kind.split()[1])
-        ran = [each for some in (*top[:cut], *last[len(last) - 1 - cut :]) for each in some] + (between if kind == "full" else [])
-        return [2 * number * rows * places * width for places, width in ran if places <= most]
+        ran = (*top[:cut], between if kind == "full" else (), *last[len(last) - 1 - cut :])
+        return [2 * number * rows * places * width for some in ran for places, width in some if places <= most]
 
     held, steps, stages = 0, dict[int, int](), dict[tuple[str, int], int]()
     for step, kind, rows in sorted(passes(params, runs, first), key=lambda each: (max(each[0], ~each[0]), each[1], -each[2])):
