@@ -207,6 +207,11 @@ class Spec:
     def family(self) -> str:
         return self.name.rpartition(".")[0]
 
+    @property
+    def summary(self) -> str:
+        """The first paragraph of its docstring, on one line."""
+        return " ".join(self.doc.split("\n\n")[0].split())
+
     def port(self, name: str) -> Port | None:
         return next((p for p in self.ports if p.name == name), None)
 

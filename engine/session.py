@@ -27,13 +27,12 @@ from engine.live.summary import Summary, summarise
 from engine.packet import Frame, Packet
 from engine.plan import Plan
 from engine.planning.compile import altered
-from engine.planning.diff import FIXED
+from engine.planning.diff import check_same_run
 from engine.planning.memory import MemoryPlan
 from engine.pool import Pools
 from engine.run.build import build
 from engine.run.channel import Channel
 from engine.run.gate import Gate
-from engine.run.ladder import Rung
 from engine.run.lane import Lane
 from engine.run.node import NodeRun
 from engine.run.past import Past, check
@@ -229,12 +228,7 @@ class Session:
         changed, where a new node does not open. Reloads are carried out one after another. Raises UsageError where the clock or the seed is
         another, and in a replay.
         """
-        for key in FIXED:
-            if getattr(plan, key) != getattr(self.plan, key):
-                raise UsageError(
-                    f"{key} of a running session cannot change: it is {getattr(self.plan, key)!r}, the new plan has {getattr(plan, key)!r}",
-                    fix=f"keep {key}, or stop this run and start the new graph",
-                )  # fmt: skip
+        check_same_run(self.plan, plan)
         if self.replay is not None:
             raise UsageError("a replay repeats its own reloads and takes no others")
         receipt = Receipt("reload", {"graph": plan.name, "file": plan.file, "plan": plan.hash}, by)
@@ -302,13 +296,6 @@ class Session:
     def ended(self, gate: int | None) -> bool:
         """Whether the source with this gate id will admit nothing more."""
         return all(g.source.finished for g in self.gates.values() if g.source.gate_id == gate)
-
-    def rung(self, node: NodeRun, rung: Rung, cause: str) -> None:
-        """A step on the out-of-memory ladder: the settings hold at once, for the frame in hand."""
-        if rung.settings:
-            node.update(dict(rung.settings))
-            self.changing.overrule(node.name, rung.settings)
-        self.event("memory", node.name, node.site.seq, rung=rung.name, settings=dict(rung.settings), cause=rung.cause or cause)
 
     # ---- what nodes and gates report
 

@@ -83,8 +83,7 @@ def _absent(names: list[str]) -> None:
 
 def _summary(spec: Spec) -> str:
     """The first sentence of the docstring."""
-    paragraph = " ".join(spec.doc.split("\n\n")[0].split())
-    return re.split(r"(?<!et al)\. (?=[A-Z`])", paragraph)[0].rstrip(".")
+    return re.split(r"(?<!et al)\. (?=[A-Z`])", spec.summary)[0].rstrip(".")
 
 
 def schema() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.govern import Follow, Rules, State, Window, govern
 from engine.live.summary import percentile
-from engine.run.ladder import Ladder
+from engine.run.ladder import Ladder, Rung
 
 if TYPE_CHECKING:
     from engine.live.receipt import Receipt
@@ -133,6 +133,14 @@ class Governing:
         """A pause ends: what was measured before it, and the drops in it, say nothing about what comes."""
         self._dropped = sum(gate.drops["gate"] for gate in self.session.gates.values())
         self._forget()
+
+    def step_down(self, node: NodeRun, rung: Rung) -> None:
+        """A node ran out of memory and takes a rung of its ladder: the settings hold at once, for the frame in hand."""
+        session = self.session
+        if rung.settings:
+            node.update(dict(rung.settings))
+            session.changing.overrule(node.name, rung.settings)
+        session.event("memory", node.name, node.site.seq, rung=rung.name, settings=dict(rung.settings), cause=rung.cause)
 
     def _climb(self) -> None:
         session = self.session

@@ -126,7 +126,7 @@ class _Compiler:
     def _param_problem(self, spec: Spec, path: str, name: str, item: dict[str, Any]) -> None:
         if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
             fix = registry.suggest(name, [p.name for p in spec.params] + [p.name for p in spec.ports] + [k.name for k in NODE])
-            fix = f'{name!r} is a port: write in.{name} = "NODE"' if spec.port(name) else fix
+            fix = f'{name!r} is a port: write in.{name} = "NODE"' if spec.port(name) else fix or f'"engine ops {spec.name}" lists what it has'
             self.say(path, f"{spec.name} has no parameter {name!r}", fix=fix)
         elif item["type"] == "extra_forbidden":
             self.say(path, f"parameter {name!r} of {spec.name} has no key {item['loc'][-1]!r}")

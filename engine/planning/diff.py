@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import registry
+from engine.errors import UsageError
 from engine.graph import UNSET
 from engine.payload import to_plain
 from engine.plan import Edge, Plan, PlanNode
@@ -88,6 +89,15 @@ def diff(old: Plan, new: Plan, *, force: Collection[str] = ()) -> Diff:
         edges_added=tuple(e for e in came if e not in gone), edges_removed=tuple(e for e in gone if e not in came),
         settings={k: (getattr(old, k), getattr(new, k)) for k in SETTINGS if getattr(old, k) != getattr(new, k)},
     )  # fmt: skip
+
+
+def check_same_run(old: Plan, new: Plan) -> None:
+    """Raise UsageError where a running session cannot go on with `new`."""
+    for key in FIXED:
+        was, now = getattr(old, key), getattr(new, key)
+        if was != now:
+            fix = f"keep {key}, or stop this run and start the new graph"
+            raise UsageError(f"{key} of a running session cannot change: it is {was!r}, the new plan has {now!r}", fix=fix)
 
 
 def reader(edge: Edge) -> tuple[Any, ...]:

@@ -261,18 +261,12 @@ def check_batches(compiler: _Compiler, links: list[Link], kept: set[str], in_fli
 
 def flag_bounds(edges: list[Edge]) -> list[Edge]:
     """Mark the edges on which dropped frames must be announced: those that lead to a port that waits for settlement."""
-    outgoing: dict[str, list[Edge]] = defaultdict(list)
-    for edge in edges:
-        outgoing[edge.source].append(edge)
-    needed = {edge.id for edge in edges if edge.lag is not None}
     waiting = {edge.node for edge in edges if edge.lag is not None}  # their side inputs must learn which frames will not fire the node
-    needed |= {edge.id for edge in edges if edge.role == "trigger" and edge.node in waiting}
-    grown = True
-    while grown:
-        more = {
-            edge.id for edge in edges
-            if edge.role in ("trigger", "exact") and any(o.id in needed for o in outgoing[edge.node])
-        }  # fmt: skip
-        grown = not more <= needed
-        needed |= more
-    return [replace(edge, bounds=edge.id in needed) for edge in edges]
+    needed = [edge for edge in edges if edge.lag is not None or (edge.role == "trigger" and edge.node in waiting)]
+    fires = [edge for edge in edges if edge.role in ("trigger", "exact")]
+    feeding: dict[str, list[str]] = defaultdict(list)
+    for edge in fires:
+        feeding[edge.node].append(edge.source)
+    asked = reach([edge.source for edge in needed], feeding)  # the nodes that have to tell
+    bounds = {edge.id for edge in needed} | {edge.id for edge in fires if edge.node in asked}
+    return [replace(edge, bounds=edge.id in bounds) for edge in edges]

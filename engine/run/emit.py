@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.operator import Spec
+from engine.operator import Format, Output, Spec
 from engine.packet import Packet
-from engine.payload import Payload, Scalar
+from engine.payload import Image, Payload, Scalar
 from engine.plan import Edge
 from engine.pool import Lease
 from engine.run.channel import Channel
@@ -33,6 +33,9 @@ class Emitter:
         self.only = spec.outputs[0] if len(spec.outputs) == 1 and spec.result is None else None
         followed = {rule.follow for rule in node.session.plan.govern.knobs}
         self.signals = {o.name for o in spec.outputs if f"{node.name}.{o.name}" in followed}
+        self.pictures = self.only is not None and self.only.type is Image  # then the fast path asks whether the shape is the one seen last
+        self.shape: Any = None
+        self.dtype: Any = None
         self.tapped = False  # whether the session's tap is told of what the node makes
         self._last_good: list[tuple[str, Payload, tuple[Lease, ...]]] = []
 
@@ -63,6 +66,9 @@ class Emitter:
         """A call's result as (output, payload or None) pairs. TypeError where it is not what the operator declares."""
         only = self.only
         if only is not None and type(result) is only.type:
+            if self.pictures:
+                check_picture(result, only)
+                self.shape, self.dtype = result.data.shape, result.data.dtype
             return [(only.name, result)]
         outputs = self.spec.outputs
         if self.spec.result is not None and isinstance(result, tuple) and len(result) == len(outputs):
@@ -76,6 +82,8 @@ class Emitter:
                 raise TypeError(f"returned no {output.name}; declare it as {output.type.__name__} | None if it may be left out")
             if value is not None and not isinstance(value, output.type):
                 raise TypeError(f"returned {type(value).__name__} where {output.name}: {output.type.__name__} is declared")
+            if isinstance(value, Image):
+                check_picture(value, output)
         return [(output.name, value) for output, value in zip(outputs, values, strict=True)]
 
     def frame(self, head: Packet, values: list[tuple[str, Any]], candidates: list[Lease]) -> tuple[NodeRun, Packet] | None:

@@ -53,7 +53,7 @@ class Handover:
             if node in node.lane.opened:  # else it had ended, and is closed
                 part(node)
                 self._open = True
-                node.since, node.simple, node.ripe = NEVER, False, False
+                node.since = NEVER
                 operator, node.operator = node.operator, None
                 operator.close()
         except Exception as error:

@@ -27,7 +27,7 @@ def hop(node: NodeRun, head: Packet) -> tuple[NodeRun, Packet] | None:
     started = now()
     lane.busy = (node, head.seq, started)
     try:
-        result = node.spec.target(**arguments, **node.params) if node.stateless else node.operator(**arguments)
+        result = node.spec.target(**arguments, **node.params) if node.operator is None else node.operator(**arguments)
     except Exception as error:
         work = Work([head], [], started)
         node.rescue(work, error, [arguments])

@@ -132,8 +132,7 @@ class Inline:
 
     def take_over(self, swap: Swap) -> None:
         for handover in swap.handovers:
-            if handover.node.gate in self._frames:
-                self._frames.pop(handover.node.gate).close()
+            self._stop_frames(handover.node.gate)
             handover.give()
         self.open(swap.late)
 
@@ -147,8 +146,11 @@ class Inline:
         close_all(node for lane in swap.lanes for node in lane.opened)
         self._lanes = [lane for lane in self._lanes if lane not in swap.lanes]
         for node in swap.fresh.values():
-            if node.gate in self._frames:
-                self._frames.pop(node.gate).close()
+            self._stop_frames(node.gate)
+
+    def _stop_frames(self, gate: Gate | None) -> None:
+        if gate in self._frames:
+            self._frames.pop(gate).close()
 
     def _flush(self) -> bool:
         """Let every batch call what it has gathered so far; whether there was any."""
@@ -163,7 +165,7 @@ class Inline:
         swap.commit(self._on_lane)
         for gate in before:
             if gate.retired:
-                self._frames.pop(gate).close() if gate in self._frames else None
+                self._stop_frames(gate)
                 gate.finish()
                 gate.source.lane.drop(gate.source)
         for node in swap.fresh.values():
@@ -266,7 +268,7 @@ class Inline:
             if offer is not None:
                 gate.offer(offer)
             elif gate in self._frames:
-                self._frames.pop(gate).close()
+                self._stop_frames(gate)
                 node.lane.node_finished()
                 gate.finish()
 

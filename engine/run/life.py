@@ -45,7 +45,6 @@ def begin(node: NodeRun) -> None:
 
 def settle(node: NodeRun) -> None:
     """Find out which way frames can take through a node, once its operator, its inputs and its outputs are there."""
-    node.stateless = node.operator is None
     kind = node.spec.target
     node.slides = node.plan.batch > 1 and isinstance(kind, type) and issubclass(kind, Operator) and kind.sliding(node.params)
     edge = node.trigger.edge if node.trigger else None
@@ -77,7 +76,6 @@ def rewire(node: NodeRun, plan: PlanNode, trigger: Channel | None, sides: list[S
     before, node.emit = node.emit, Emitter(node, node.spec)
     node.emit.take_over(before, outs)
     settle(node)
-    node.ripe, node.simple = node.simple, False
 
 
 def flush(node: NodeRun) -> None:

@@ -51,10 +51,8 @@ class NodeRun:
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
         self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = self.onlooker = self.slides = False
         self.since = 0  # frames before this one belong to a wiring that is gone
-        self.ripe = False  # the fast path is open again from the first frame of the new wiring on
         self.mark = NEVER  # the tap is told of the first frame from this one on
         self.now = session.clock.now
-        self.stateless = False
         self.port = ""
         self.count = self.errors = self.errors_in_row = self.busy_ns = 0
         self.times: deque[int] = deque(maxlen=4096)
@@ -144,7 +142,7 @@ class NodeRun:
     def step_on(self, head: Packet) -> tuple[NodeRun, Packet] | None:
         """`step` for a frame that is in hand."""
         same = head.epoch == self.epoch == self.session.epoch and head.version == self.version
-        if self.simple and same and head.ready is None and head.seq < self.mark:
+        if self.simple and same and head.ready is None and self.since <= head.seq < self.mark:
             return hop(self, head)
         work = self.take(head)
         return None if work is None else self.finish(work)
@@ -166,8 +164,6 @@ class NodeRun:
         if self.dead or head.epoch < self.session.oldest or head.seq < self.since:
             self.skip(head, "error" if self.dead else "reload" if head.seq < self.since else "epoch")
             return None
-        if self.ripe:
-            self.simple, self.ripe = True, False
         if self.waits and not self._settled(head):  # a newer frame took the place of the one that was polled
             self.claimed = head
             return None
@@ -237,7 +233,7 @@ class NodeRun:
         self.lane.busy = (self, work.heads[-1].seq, work.started)
         while True:
             try:
-                if self.stateless:
+                if self.operator is None:
                     work.result = self.spec.target(**arguments[0], **self.params)
                 elif self.plan.batch > 1:
                     work.result = self.operator.call_batch(arguments)
@@ -276,7 +272,7 @@ class NodeRun:
         rung = self.ladder.descend(self.session.clock.now())
         if rung is None:
             return False
-        self.session.rung(self, rung, "out of memory")
+        self.session.governing.step_down(self, rung)
         return True
 
     # ---- results

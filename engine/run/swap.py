@@ -61,12 +61,9 @@ class Swap:
         force: set[str] = set()
         while True:
             found = diff(self.old, self.plan, force=force)
-            nodes, kept = self.session.nodes, {edge.id for edge in self.old.edges}
-            now = {(*reader(e), e.source in found.kept) for e in self.plan.edges}
-            for edge in self.old.edges:
-                if (*reader(edge), edge.source in found.kept) in now:
-                    kept.discard(edge.id)
-            more = {e.node for e in self.old.edges if e.id in kept and nodes[e.node].finished and e.node in found.kept}
+            now = {(*reader(edge), edge.source in found.kept) for edge in self.plan.edges}
+            gone = [edge for edge in self.old.edges if (*reader(edge), edge.source in found.kept) not in now]
+            more = {edge.node for edge in gone if edge.node in found.kept and self.session.nodes[edge.node].finished}
             if more <= force:
                 return found
             force |= more

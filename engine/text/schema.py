@@ -105,7 +105,7 @@ def _is(spec: Spec) -> Schema:
 
 
 def _operators(specs: Sequence[Spec]) -> Schema:
-    named = [{"const": spec.name, "description": _first(spec.doc)} for spec in specs]
+    named = [{"const": spec.name, "description": spec.summary} for spec in specs]
     return {"description": keys.NODE[0].doc, "anyOf": [*named, {"$ref": "#/$defs/placeholder"}]}
 
 
@@ -209,7 +209,3 @@ def _loose(schema: Schema) -> Schema:
 def _without(schema: Schema, names: Sequence[str]) -> Schema:
     return {key: value for key, value in schema.items() if key not in names}
 
-
-def _first(doc: str) -> str:
-    """The first sentence or paragraph of a docstring, on one line."""
-    return " ".join(doc.split("\n\n")[0].split())
