@@ -66,8 +66,8 @@ class Publisher:
         self.n = header.n + 1
         return header
 
-    def beat(self) -> None:
-        self.send(wire.encode(wire.Beat(stream=self.stream, run=self.run, n=self.n, sent=time.time_ns(), fps=1.0)))
+    def beat(self, state: str = "") -> None:
+        self.send(wire.encode(wire.Beat(stream=self.stream, run=self.run, n=self.n, sent=time.time_ns(), fps=1.0, state=state)))
 
     def end(self, reason: str = "eof") -> None:
         self.send(wire.encode(wire.End(stream=self.stream, run=self.run, n=self.n, sent=time.time_ns(), reason=reason)))

@@ -194,7 +194,7 @@ class Control:
         from .curve import Pass
 
         self.url, self.timeout = url, timeout
-        self._link = Link(url, Pass.load(server_key, key) if server_key is not None else None)
+        self._link = Link(url, Pass.of(server_key, key))
 
     # ---- asking
 

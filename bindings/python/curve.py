@@ -136,6 +136,13 @@ class Pass:
     server: bytes
 
     @classmethod
+    def of(cls, server: str | os.PathLike[str] | None, key: str | os.PathLike[str] | None = None) -> Pass | None:
+        """As `load`; None where no keys are given. Raises KeyProblem."""
+        if server is None and key is not None:
+            raise KeyProblem("key is of use together with server_key only: name the other side's public key")
+        return None if server is None else cls.load(server, key)
+
+    @classmethod
     def load(cls, server: str | os.PathLike[str], key: str | os.PathLike[str] | None = None) -> Pass:
         """From the server's public key and a `.key_secret` file of one's own. Raises KeyProblem."""
         return cls(generate() if key is None else read(key, secret=True), read(server).public)
@@ -143,6 +150,19 @@ class Pass:
     def secure(self, socket: Any) -> None:
         """Make `socket`, not connected yet, talk to that server only."""
         socket.curve_secretkey, socket.curve_publickey, socket.curve_serverkey = self.keys.secret, self.keys.public, self.server
+
+
+def connect(socket: Any, url: str) -> None:
+    """Connect, as soon as somebody listens there. Raises KeyProblem where `url` is no address."""
+    import zmq
+
+    port = url.rpartition(":")[2]
+    try:
+        if url.startswith("tcp:") and not (port.isdecimal() and 0 < int(port) < 65_536):
+            raise KeyProblem(f"{url} has no port from 1 to 65535; write tcp://HOST:5555")
+        socket.connect(url)
+    except zmq.ZMQError as error:
+        raise KeyProblem(f"{url} is no address to connect to: {error.strerror}; write tcp://HOST:5555, or ipc://FILE") from None
 
 
 def local(endpoint: str) -> bool:

@@ -82,6 +82,8 @@ class Link:
     def __init__(self, url: str, guard: Pass | None = None) -> None:
         import zmq
 
+        from .curve import connect
+
         self.url = url
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -99,7 +101,7 @@ class Link:
                 guard.secure(self._socket)
             events = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             self._monitor = self._socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-            self._socket.connect(url)
+            connect(self._socket, url)
         except BaseException:
             self._socket.close(0)
             self._reader.close()
@@ -256,8 +258,10 @@ class Link:
     def _expire(self) -> None:
         now = time.monotonic()
         for request in [r for r in list(self._requests.values()) if not r.answer.done() and r.until <= now]:
-            why = self._why or ("nobody listens" if not request.sent else "no answer in time")
-            self._end(request, NoAnswer(f"{why} at {self.url}", fix="is the engine running with --control?" if not request.sent else ""))
+            why, fix = ("no answer in time", "") if request.sent else ("nobody listens", "is the engine running with --control?")
+            if self._why:
+                why, fix = self._why, "the engine's public key is server_key (--server-key), a pair of ours that it allows key (--key)"
+            self._end(request, NoAnswer(f"{why} at {self.url}", fix=fix))
 
     def _end(self, request: Request, error: ControlError) -> None:
         self._requests.pop(request.number, None)
@@ -278,11 +282,11 @@ class Link:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._up, self._why = True, ""
             elif event == zmq.EVENT_CONNECTED:
-                self._why = "somebody listens but does not speak with us: is a key missing or wrong?"
+                self._why = "somebody listens and does not speak with us: an engine that is busy, or one that asks for keys,"
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._why = "our key is not allowed"
+                self._why = "our key is not on the list of the engine"
             elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
-                self._why = "keys and no keys do not go together"
+                self._why = "the handshake fails, because one side asks for keys that the other does not use, or the engine's key is another,"
             elif event == zmq.EVENT_DISCONNECTED and self._up:
                 self._up = False
                 self._receive()  # what came before the end counts

@@ -19,6 +19,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from . import decode, wire
+from .curve import Pass, connect
 from .frame import Frame
 from .shm import Overwritten, Rings
 
@@ -60,11 +61,9 @@ class Receiver:
         self, url: str, stream: str, put: Callable[[Frame], None], notify: Callable[[], None], *,
         server_key: str | os.PathLike[str] | None, key: str | os.PathLike[str] | None, max_bytes: int, copy: bool, early: bool, decode: bool,
     ) -> None:  # fmt: skip
-        from .curve import Pass
-
         self.url, self.topic, self.put, self.notify = url, wire.topic(stream), put, notify
         self.max_bytes, self.copy, self.early, self.decode = max_bytes, copy, early, decode
-        self.guard = None if server_key is None else Pass.load(server_key, key)
+        self.guard = Pass.of(server_key, key)
         self.counts = Counts()
         self.beat: wire.Beat | None = None
         self.end: wire.End | None = None
@@ -104,7 +103,7 @@ class Receiver:
             events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
             monitor = socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
             socket.setsockopt(zmq.SUBSCRIBE, self.topic)
-            socket.connect(self.url)
+            connect(socket, self.url)
         except BaseException:
             self._context.destroy(linger=0)
             raise

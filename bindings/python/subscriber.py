@@ -38,7 +38,7 @@ class Subscriber:
     `copy`: copy frames from shared memory when they are read; False: only where they are looked at, see `Frame.lease`.
     `decode`: False leaves video alone, for programs that want `frame.payload`. `max_bytes`: larger frames are refused.
 
-    Methods may be called from any thread. Raises KeyProblem (curve.py) and zmq.ZMQError where keys or address are none.
+    Methods may be called from any thread. Raises KeyProblem (curve.py, a ValueError) where keys or address are none.
     """
 
     def __init__(
@@ -181,7 +181,10 @@ class Subscriber:
     def _silence(self) -> str:
         if not self.connected:
             return "nobody answers there"
-        return "the publisher is alive and sends none" if self.alive else f"connected, but nothing is heard of a stream {self.stream!r}"
+        if not self.alive:
+            return f"connected, but nothing is heard of a stream {self.stream!r}"
+        state = self.beat.state if self.beat else ""
+        return "the publisher is alive and sends none" + (f": its graph is {state.replace('_', ' ')}" if state not in ("", "online") else "")
 
     def stats(self) -> dict[str, Any]:
         """Counts, frames a second, and percentiles of age and transit over the last frames, in ms."""

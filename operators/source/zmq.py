@@ -70,12 +70,8 @@ class Zmq(Operator):
 
     def open(self, site: Site) -> None:
         super().open(site)
-        import zmq
-
         from bindings.python import KeyProblem, Subscriber, WireError
 
-        if bool(self.server_key) < bool(self.key):
-            raise UsageError("key is of use together with server_key only", fix="name the sender's public key")
         try:
             self.frames = Subscriber(
                 self.url, self.name, latest=site.live, queue=self.queue, wait=True, follow=self.follow, server_key=self.server_key or None,
@@ -83,8 +79,6 @@ class Zmq(Operator):
             )  # fmt: skip
         except (KeyProblem, WireError) as error:
             raise UsageError(str(error)) from error
-        except zmq.ZMQError as error:
-            raise UsageError(f"{self.url} is no address to subscribe at: {error.strerror}", fix="write tcp://HOST:5555") from error
         self.named = scrub(self.url)
         site.describe(StreamInfo(url=self.named))
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zmq
 from zmq_peers import Publisher, flat, nothing_left, ours, until
 
-from bindings.python import AsyncSubscriber, MissingDecoder, Subscriber, WireError, decode, notebook, plain, wire
+from bindings.python import AsyncSubscriber, KeyProblem, MissingDecoder, Subscriber, WireError, decode, notebook, plain, wire
+from bindings.python.control import Control
 from bindings.python.shm import Overwritten, Ring
 
 
@@ -42,6 +42,10 @@ def test_the_newest_frame(publisher: Publisher) -> None:
         assert (frame.n, int(frame.array.max()), frame.gap) == (49, 49, 0)
         assert frames.counts.passed_over == 49
         with pytest.raises(TimeoutError, match="alive and sends none"):
+            frames.read(0.02)
+        publisher.beat("loading")
+        until(lambda: frames.beat is not None)
+        with pytest.raises(TimeoutError, match="its graph is loading"):
             frames.read(0.02)
         assert frames.latest() is frame  # still the newest
         publisher.frame(flat(50))
@@ -209,8 +213,12 @@ def test_nothing_stays_behind(publisher: Publisher) -> None:
 
 
 def test_an_address_that_is_none() -> None:
-    with nothing_left(), pytest.raises(zmq.ZMQError):
-        Subscriber("nonsense")
+    for url, why in (("nonsense", "no address to connect to"), ("tcp://127.0.0.1", "no port"), ("tcp://127.0.0.1:70000", "no port")):
+        for client in (Subscriber, Control):
+            with nothing_left(), pytest.raises(KeyProblem, match=why):
+                client(url)
+    with nothing_left(), pytest.raises(KeyProblem, match="together with server_key"):
+        Subscriber("tcp://127.0.0.1:1", key="mine.key_secret")
     with pytest.raises(WireError, match="no name"):
         Subscriber("tcp://127.0.0.1:1", "a/b")
 

@@ -265,9 +265,12 @@ def test_only_allowed_keys_are_let_in(tmp_path, keys):
             with Control(server.endpoint, key=keys / "friend.key_secret", **own) as friend:
                 assert friend.hello()["graph"] == "toys"
             misled = {"server_key": keys / "stranger.key", "key": keys / "friend.key_secret"}
-            for shut_out in ({**own, "key": keys / "stranger.key_secret"}, {}, misled):
-                with Control(server.endpoint, timeout=0.5, **shut_out) as client, pytest.raises(NoAnswer):
+            for shut_out, why in (
+                ({**own, "key": keys / "stranger.key_secret"}, "on the list"), ({}, "asks for keys"), (misled, "handshake fails"),
+            ):  # fmt: skip
+                with Control(server.endpoint, timeout=0.5, **shut_out) as client, pytest.raises(NoAnswer, match=why) as caught:
                     client.stop()
+                assert "server_key" in caught.value.fix
             assert not run.session.draining.is_set()
             with Control(server.endpoint, key=keys / "friend.key_secret", **own) as friend:
                 assert friend.hello()["graph"] == "toys"
