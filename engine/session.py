@@ -11,7 +11,7 @@ It knows nothing of what operators do.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -70,7 +70,8 @@ class Session:
         self.outputs: list[str] = []
         self.ages: deque[int] = deque(maxlen=100_000)
         self.signals: dict[str, float] = {}
-        self.series: dict[str, deque[tuple[int, dict[str, float]]]] = {}  # node to (seq, numbers) of its latest frames, see Site.measure
+        # node to (seq, numbers) of its latest frames, see Site.measure
+        self.series: defaultdict[str, deque[tuple[int, dict[str, float]]]] = defaultdict(lambda: deque(maxlen=MEASURED))
         self.epoch = 0
         self.oldest = 0  # packets of epochs before this one are dropped at the next edge; offline runs lose nothing and keep theirs
         self.frames_out = self.last_out = self.started = self.stopped = 0
@@ -337,15 +338,6 @@ class Session:
                 self.frames_out += 1
                 self.first_out = frame.sunk if self.first_out is None else min(self.first_out, frame.sunk)
                 self.last_out = max(self.last_out, frame.sunk)
-
-    def _site_measure(self, node: str, seq: int, numbers: dict[str, float]) -> None:
-        found = self.series.get(node)
-        if found is None:
-            found = self.series[node] = deque(maxlen=MEASURED)
-        found.append((seq, numbers))
-
-    def _site_reset(self, node: str, reason: str) -> None:
-        self.reset(f"{node}: {reason}")
 
     def outcome(self) -> str:
         """How the run is ending, as far as is known: "error", "stopped" on request, or "eof"."""

@@ -56,7 +56,7 @@ class Site:
     _landing: Any = None
     _leases: list[Lease] = field(default_factory=list)
     _event: Callable[..., None] = _ignore
-    _reset: Callable[[str, str], None] = _ignore
+    _reset: Callable[[str, str], object] = _ignore
     _output: Callable[[str], None] = _ignore
     _measure: Callable[[str, int, dict[str, float]], None] = _ignore
     _span: Callable[[int, int, str, int, int], None] = _ignore

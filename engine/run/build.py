@@ -78,8 +78,9 @@ def make_node(
         choices={r.set.partition(".")[2]: r.choices for r in plan.govern.knobs if r.choices and r.set.startswith(f"{node.name}.")},
         later=lane.device.asynchronous and node.on_error != "hold" and node.batch == 1,
         batch=node.batch, budget_ms=plan.budget_ms, clock=session.clock, pools=session.pools, stop=stop, _event=session.event,
-        _reset=session._site_reset, _output=session._site_output, _outcome=session.outcome, _decide=session.decide,
-        _measure=session._site_measure, _health=lambda: session.state, _spent=Spent(session, node.name),
+        _reset=lambda name, reason: session.reset(f"{name}: {reason}"), _output=session._site_output, _outcome=session.outcome,
+        _measure=lambda name, seq, numbers: session.series[name].append((seq, numbers)), _health=lambda: session.state,
+        _decide=session.decide, _spent=Spent(session, node.name),
         _span=lambda start, stop, name, seq, epoch: lane.trace.add(start, stop, "part", name, seq, epoch),
     )  # fmt: skip
     run = NodeRun(node, spec, site, session)
