@@ -66,7 +66,7 @@ class Publisher:
         self.n = header.n + 1
         return header
 
-    def beat(self, state: str = "") -> None:
+    def beat(self, state: str = "online") -> None:
         self.send(wire.encode(wire.Beat(stream=self.stream, run=self.run, n=self.n, sent=time.time_ns(), fps=1.0, state=state)))
 
     def end(self, reason: str = "eof") -> None:
