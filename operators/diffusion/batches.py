@@ -187,9 +187,10 @@ class Batches(Painter):
         models = self._models()
         if carry is None and self._left is not None:
             carry = Latent(self._left)
-        rows, size, heard = self._hear(prompt, reference or [])
-        controls, _, source = self._see(control or [], image, carry, size)
-        added = None if heard.pooled is None else self._conditioning.added(heard, self._sizes(size))
+        with self.site.span("conditioning"):
+            rows, size, heard = self._hear(prompt, reference or [])
+            controls, _, source = self._see(control or [], image, carry, size)
+            added = None if heard.pooled is None else self._conditioning.added(heard, self._sizes(size))
         run = rows.n if source is None else executed(rows.n, self.strength)
         noise = self._draw(rows, models, size)
         strengths = {id(net): value for net, value in zip(models.nets, self._controls.values, strict=True)}

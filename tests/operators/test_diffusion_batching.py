@@ -21,6 +21,7 @@ from engine.packet import Packet  # noqa: E402
 from engine.payload import Data, Image, Latent, Prompt  # noqa: E402
 from engine.planning.compile import compile  # noqa: E402
 from engine.session import Session  # noqa: E402
+from remote.report.facts import gather  # noqa: E402
 
 STREAM = {"stream": True}
 
@@ -426,6 +427,11 @@ class Seen(Operator):
 
 
 def play(executor: str, **batching: Any) -> list[tuple[int, int, int, Any]]:
+    played(executor, **batching)
+    return Seen.found
+
+
+def played(executor: str, **batching: Any) -> Session:
     check = checkpoints()
     g = GraphBuilder("test", clock="offline", seed=3)
     g.node("film", "toy.tpictures")
@@ -436,7 +442,27 @@ def play(executor: str, **batching: Any) -> list[tuple[int, int, int, Any]]:
     session = Session(compile(g.build()), executor=executor)
     session.run(tick_s=0.2)
     session.check()
-    return Seen.found
+    return session
+
+
+@pytest.mark.parametrize("batching", [{}, {"batch": 3}, {"batch": 3, "batching": STREAM}], ids=["alone", "frames", "stream"])
+def test_the_time_of_a_frame_is_split_as_for_a_frame_alone(batching: dict[str, Any]) -> None:
+    """Words, conditions and sources of every frame are a part of its own, in traces and in the report; not the passes that it shares."""
+    session = played("threaded", **batching)
+    parts: dict[str, list[int]] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for lane in session.lanes.values():
+        for begun, ended, kind, name, seq, _ in lane.trace.records():
+            if kind == "part":
+                parts.setdefault(name, []).append(seq)
+                spans.setdefault(name, []).append((begun, ended))
+    assert parts["paint.conditioning"] == parts["paint.decode"] == list(range(7))
+    denoised = spans["paint.denoise"]
+    assert not any(a < end and b > begun for a, b in spans["paint.conditioning"] for begun, end in denoised)
+    seqs, kinds = gather(session).kinds()
+    assert seqs == list(range(7))
+    assert all(kinds["conditioning"])
+    assert any(kinds["UNet"])
 
 
 @pytest.mark.parametrize("executor", ["inline", "threaded"])
