@@ -94,6 +94,12 @@ def test_a_graph_with_a_mistake(write, capsys: pytest.CaptureFixture[str], old: 
     assert "Traceback" not in done.stderr
 
 
+def test_a_parameter_like_none_of_many_is_answered_with_where_they_are_listed(write, capsys: pytest.CaptureFixture[str]):
+    done = call(["check", write(PAINT.replace('in.image = "dancer.image"', 'in.image = "dancer.image"\nzzzz = 3'))], capsys)
+    assert done.returncode == 2
+    assert "diffusion.stream has no parameter 'zzzz'; \"engine ops diffusion.stream\" lists what it has" in done.stderr
+
+
 def test_every_mistake_is_said_at_once(write, capsys: pytest.CaptureFixture[str]):
     text = CHAIN.replace("width = 64", "width = -3").replace('"camera"', '"camra"').replace('url = "OUT"', "")
     done = call(["run", write(text)], capsys)
