@@ -104,8 +104,6 @@ class DeviceError(EngineError):
 class RunError(EngineError):
     """A running session failed."""
 
-    exit_code = 5
-
 
 class MediaError(RunError):
     """A file, stream or image cannot be read or written."""

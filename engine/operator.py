@@ -24,11 +24,12 @@ This module describes; it runs nothing and knows no graph.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from engine.lifecycle import Operator as Operator  # where everybody looks for it
@@ -197,7 +198,6 @@ class Spec:
     gpu: bool = False
     batches: bool = False
     version: int = 1
-    _model: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def sink(self) -> bool:
@@ -223,19 +223,19 @@ class Spec:
 
     def model(self) -> type[BaseModel]:
         """The validated parameter model (pydantic, strict, no unknown keys), built on first use."""
-        if not self._model:
-            from pydantic import ConfigDict, Field, create_model
+        return self._model
 
-            fields: dict[str, Any] = {}
-            for p in self.params:
-                default = ... if p.required else p.default
-                extra: Any = {"live": p.live, "knob": p.knob}
-                fields[p.name] = (p.annotation, Field(default, ge=p.lo, le=p.hi, json_schema_extra=extra))
-            config = ConfigDict(extra="forbid", strict=True, protected_namespaces=(), arbitrary_types_allowed=True, validate_default=True)
-            base: type[BaseModel] = create_model(self.name, __config__=config, **fields)
-            self._model.append(base)
-        model: type[BaseModel] = self._model[0]
-        return model
+    @functools.cached_property
+    def _model(self) -> type[BaseModel]:
+        from pydantic import ConfigDict, Field, create_model
+
+        fields: dict[str, Any] = {}
+        for p in self.params:
+            default = ... if p.required else p.default
+            extra: Any = {"live": p.live, "knob": p.knob}
+            fields[p.name] = (p.annotation, Field(default, ge=p.lo, le=p.hi, json_schema_extra=extra))
+        config = ConfigDict(extra="forbid", strict=True, protected_namespaces=(), arbitrary_types_allowed=True, validate_default=True)
+        return create_model(self.name, __config__=config, **fields)
 
 
 def operator(

@@ -294,10 +294,6 @@ class Session:
         """What changed for `node` between two parameter versions."""
         return self.changing.between(since, until, node)
 
-    def ended(self, gate: int | None) -> bool:
-        """Whether the source with this gate id will admit nothing more."""
-        return all(g.source.finished for g in self.gates.values() if g.source.gate_id == gate)
-
     # ---- what nodes and gates report
 
     def event(self, what: str, node: str, seq: int, **facts: Any) -> None:

@@ -200,8 +200,9 @@ class Changes:
 
     def _step(self, gate: int, seq: int, now: int, moves: list[Move]) -> dict[Path, Any]:
         changes: dict[Path, Any] = {}
+        running = {gate.source.gate_id for gate in self.session.gates.values() if not gate.source.finished}
         for one in self.ramps[:]:
-            ended = one.gate != gate and self.session.ended(one.gate)  # its clock has stopped: the next frame of any source is its last
+            ended = one.gate != gate and one.gate not in running  # its clock has stopped: the next frame of any source is its last
             if one.gate != gate and not ended:
                 continue
             values, done = one.step(now)

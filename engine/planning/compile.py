@@ -239,7 +239,8 @@ class _Compiler:
             if issubclass(output.type, port.type):
                 return True
             expected = str(port)
-            bridge = next((s for s in self._known() if s.outputs and s.outputs[0].type is port.type and _takes(s, output.type)), None)
+            known = map(registry.find, registry.all_names())
+            bridge = next((s for s in known if s.outputs and s.outputs[0].type is port.type and _takes(s, output.type)), None)
             other = next((o for o in self.specs[ref.node].outputs if issubclass(o.type, port.type)), None)
             fix = f'write "{ref.node}.{other.name}"' if other else f'add a node with op = "{bridge.name}" between them' if bridge else ""
         else:
@@ -250,9 +251,6 @@ class _Compiler:
             expected, fix = f"Scalar for {_type_name(param)}" if kind in (int, float) else "Text or Prompt", ""
         self.say(path, f"{ref} does not fit", expected=expected, found=f"{output.type.__name__} from {ref.node}.{output.name}", fix=fix)
         return False
-
-    def _known(self) -> list[Spec]:
-        return [registry.find(name) for name in registry.all_names()]
 
     def _candidates(self, port: Port) -> str:
         nodes = [name for name, spec in self.specs.items() if any(issubclass(o.type, port.type) for o in spec.outputs)]
