@@ -27,6 +27,10 @@ class Operator:
     """For sinks that only watch beside others (a preview, a meter): a frame that reached nobody else is not out, and ages are not taken
     there. Where a graph has no other sink, it counts like any."""
 
+    batch_carry: ClassVar[str] = ""
+    """For operators with `call_batch`: what is written beside `batch` so that frames go on from earlier ones without a carry edge, which
+    cannot close a loop around a batch. The compiler names it where somebody tries."""
+
     gives_way: ClassVar[bool] = False
     """For operators that nobody waits for (a picture-to-text model): when another node runs out of memory, this one is asked to `relieve`
     before that one gives anything up. `relieve` and `restore` may then come from any thread, also during a call, and `relieve` returns when

@@ -252,7 +252,9 @@ def check_batches(compiler: _Compiler, links: list[Link], kept: set[str], in_fli
                 compiler.say(link.path, "a fed parameter changes from frame to frame, and a batch is one call", fix="leave batch out")
             inside = leads(link.node, node.name) and leads(node.name, link.source)
             if link.lag == 1 and inside:
-                compiler.say(path, f"a batch inside a loop: {link.node} needs the frame before from {link.source}", fix="leave batch out")
+                instead = getattr(compiler.specs[node.name].target, "batch_carry", "") if link.node == link.source else ""
+                fix = f"leave batch out, or leave {link.path} out and write {instead} beside batch" if instead else "leave batch out"
+                compiler.say(path, f"a batch inside a loop: {link.node} needs the frame before from {link.source}", fix=fix)
             short = link.counted and link.policy == "block" and link.given.cap is not None and link.given.cap < room
             if short:
                 compiler.say(f"{link.path}.cap", f"a queue shorter than what {node.name} gathers can stop the graph", expected=f">= {room}",

@@ -29,6 +29,7 @@ ALONE = {"hold": 0.0, "calm": None, "skip": 0}  # what a frame does with the one
 class Batches(Painter):
     """`batching`: see options.Batching. `batch` of the node (Site.batch): frames of a frame batch, most rows of a stream batch."""
 
+    batch_carry = "batching = { carry = true }"
     batching: Any
     _racks: dict[tuple[Any, ...], Rack]
     _conveyor: Conveyor | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -14,7 +15,7 @@ pytest.importorskip("transformers")
 from diffusion_checkpoints import checkpoints, picture, skeleton, stream  # noqa: E402
 
 from engine import Stamped, operator  # noqa: E402
-from engine.errors import UsageError  # noqa: E402
+from engine.errors import GraphError, UsageError  # noqa: E402
 from engine.graph import GraphBuilder  # noqa: E402
 from engine.operator import HOST_RGB, Operator  # noqa: E402
 from engine.packet import Packet  # noqa: E402
@@ -463,6 +464,26 @@ def test_the_time_of_a_frame_is_split_as_for_a_frame_alone(batching: dict[str, A
     assert seqs == list(range(7))
     assert all(kinds["conditioning"])
     assert any(kinds["UNet"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_carry_edge_around_a_batch_is_refused_with_what_to_write_instead(stream: bool) -> None:
+    """And what is said to be written compiles."""
+
+    def graph(batching: dict[str, Any], **edges: str) -> Any:
+        g = GraphBuilder("test", clock="offline")
+        g.node("film", "toy.tpictures")
+        g.node("paint", "diffusion.stream", image="film", model="nowhere", batch=3, batching=batching, **edges)
+        g.node("out", "toy.tseen", image="paint.image")
+        return compile(g.build())
+
+    with pytest.raises(GraphError) as caught:
+        graph({"stream": stream}, carry="paint.latent@-1")
+    (problem,) = caught.value.diagnostics
+    assert "a batch inside a loop" in str(problem)
+    assert problem.fix == "leave batch out, or leave node.paint.in.carry out and write batching = { carry = true } beside batch"
+    asked = tomllib.loads(problem.fix.partition("write ")[2].partition(" beside")[0])
+    assert graph({"stream": stream, **asked["batching"]}).nodes
 
 
 @pytest.mark.parametrize("executor", ["inline", "threaded"])
