@@ -124,6 +124,8 @@ class Video(Operator):
             return
         writer = self.writer or self._begin(image)
         writer.write(self.canvas(image.data), self.site.pts - self.zero)
+        if writer.count == 1:
+            self.site.output(self.path)
         self._tell()
 
     def _target(self, path: str, container: str) -> Target:
@@ -139,7 +141,6 @@ class Video(Operator):
         refuse_input(self.path, split_span(site.origin.url)[0])
         self.zero = site.pts
         self.writer = Writer(self._target(str(self.path), self.container), image.height, image.width, self._sound())
-        site.output(self.path)
         return self.writer
 
     def _begin_sending(self, outlet: Outlet) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -157,6 +158,7 @@ class Writer:
         self.to_yuv = ToYuv(*self.even)
         self.last = -1
         self.count = 0
+        self.filled = False  # whether a packet of the picture has reached the container
         self.trouble = ""  # what was wrong with the sound, if anything
         # Matroska and FLV count in milliseconds: two pictures must not fall on the same one.
         self.quantum = TIME_BASE.denominator // 1000 if target.container in ("matroska", "webm", "flv") else 1
@@ -227,9 +229,13 @@ class Writer:
         self.last, self.count = tick, self.count + 1
         try:
             self._mux_sound(ns)
-            self.container.mux(self.stream.encode(frame))
+            self._mux(self.container, self.stream.encode(frame))
         except (av.error.FFmpegError, OSError) as error:
             raise explain(error, self.target.path, doing=self.doing) from error
+
+    def _mux(self, container: Any, packets: list[Any]) -> None:
+        container.mux(packets)
+        self.filled = self.filled or bool(packets)
 
     def _mux_sound(self, ns: int, container: Any = None) -> None:
         """Lay the sound beside the picture up to time `ns`. A packet the container refuses ends the sound, not the file."""
@@ -252,7 +258,7 @@ class Writer:
             self.sound, self.trouble = None, why or self.trouble
 
     def close(self) -> None:
-        """Finish the file. Safe after a failed write: what can be finished is."""
+        """Finish the file. Safe after a failed write: what can be finished is. A file that got no picture is not left behind."""
         import av
 
         if self.container is None:
@@ -261,17 +267,32 @@ class Writer:
         trouble: BaseException | None = None
         try:
             if self.count:
-                container.mux(self.stream.encode(None))
+                self._mux(container, self.stream.encode(None))
                 # Sound goes on for as long as the last picture stands.
                 self._mux_sound(round(self.last * SECOND / TIME_BASE.denominator + SECOND / self.target.fps), container)
         except (av.error.FFmpegError, OSError) as error:
             trouble = error
+        empty = not self.filled and not self.target.network and self.target.container in CONTAINERS.values()
+        if empty:
+            with suppress(av.error.FFmpegError, OSError):
+                self._mux_nothing(container)
         try:
             container.close()
         except (av.error.FFmpegError, OSError) as error:
             trouble = trouble or error
         self._drop_sound()
+        if empty:
+            Path(self.target.path).unlink(missing_ok=True)
         if trouble is not None:
-            if self.target.container in ("mp4", "mov"):
+            if not empty and self.target.container in ("mp4", "mov"):
                 trim_fragments(Path(self.target.path))
             raise explain(trouble, self.target.path, doing="finish") from trouble
+
+    def _mux_nothing(self, container: Any) -> None:
+        """Give the container a packet that nobody will see: closed without any, FFmpeg's `hybrid_fragmented` mp4 muxer ends the process."""
+        import av
+
+        packet = av.Packet(b"\0")
+        packet.stream, packet.time_base, packet.is_keyframe = self.stream, TIME_BASE, True
+        packet.pts = packet.dts = 0
+        container.mux(packet)

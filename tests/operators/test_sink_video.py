@@ -37,6 +37,28 @@ def test_pictures_come_back_in_order(tmp_path: Path) -> None:
     assert bench.outputs == [str(path)]
 
 
+EMPTY = """
+import sys, numpy as np
+from operators.sink.writer import CONTAINERS, Target, Writer
+name = sys.argv[1]
+writer = Writer(Target(name, CONTAINERS["." + name.rpartition(".")[2]], "vp9" if name.endswith("webm") else "h264"), 64, 64)
+try:
+    writer.write(np.zeros((64, 64, 2), np.uint8), 0)
+except Exception:
+    writer.close()
+    print("closed")
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_got_no_picture_is_closed_and_not_left_behind(name: str, tmp_path: Path) -> None:
+    """In a process of its own: FFmpeg's muxer for mp4 ends it where nothing was written."""
+    told = subprocess.run([sys.executable, "-c", EMPTY, name], capture_output=True, text=True, timeout=60, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])})  # fmt: skip
+    assert (told.returncode, told.stdout.strip()) == (0, "closed"), told.stderr
+    assert not (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_times_are_kept(tmp_path: Path, name: str) -> None:
     """Variable rate, from a start that is not zero, as long as the format can say it: 1/120000 s, in Matroska 1 ms."""
