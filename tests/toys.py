@@ -327,6 +327,26 @@ def same(image: Image) -> Image:
     return Image(image.data[:, :, :])
 
 
+@operator("toy.tmisshapen")
+def misshapen(image: Image, *, what: str = "channels", at: int = 2, site: Site) -> Image:
+    """Wrong on purpose from frame `at` on: a picture that is not 8-bit RGB on the host."""
+    if site.seq < at:
+        return Image(image.data.copy())
+    match what:
+        case "channels":
+            return Image(image.data[:, :, :2].copy())
+        case "plane":
+            return Image(image.data[:, :, 0].copy())
+        case "empty":
+            return Image(image.data[:0])
+        case "float":
+            return Image(image.data.astype(np.float32))
+        case "list":
+            return Image([[1, 2, 3]])  # type: ignore[arg-type]
+        case _:
+            return Image(image.data.copy(), color="bgr")
+
+
 @operator("toy.stamp", inplace="image")
 def stamp(image: Image) -> Image:
     """Writes number + 1 into the picture it was given."""

@@ -34,6 +34,7 @@ class Emitter:
         followed = {rule.follow for rule in node.session.plan.govern.knobs}
         self.signals = {o.name for o in spec.outputs if f"{node.name}.{o.name}" in followed}
         self.pictures = self.only is not None and self.only.type is Image  # then the fast path asks whether the shape is the one seen last
+        self.array: Any = None
         self.shape: Any = None
         self.dtype: Any = None
         self.tapped = False  # whether the session's tap is told of what the node makes
@@ -67,8 +68,8 @@ class Emitter:
         only = self.only
         if only is not None and type(result) is only.type:
             if self.pictures:
-                check_picture(result, only)
-                self.shape, self.dtype = result.data.shape, result.data.dtype
+                data = check_picture(result, only)
+                self.array, self.shape, self.dtype = type(data), data.shape, data.dtype
             return [(only.name, result)]
         outputs = self.spec.outputs
         if self.spec.result is not None and isinstance(result, tuple) and len(result) == len(outputs):
@@ -162,6 +163,23 @@ class Emitter:
     def eos(self) -> None:
         for channel in self.all:
             channel.put_eos()
+
+
+def check_picture(image: Any, output: Output) -> Any:
+    """The array of a picture. TypeError where that is not what the output declares: libraries read its memory as if it were."""
+    data = image.data
+    shape = getattr(data, "shape", None)
+    if shape is None:
+        raise TypeError(f"returned {output.name}: a picture of {type(data).__name__}; its data is an array")
+    axes = "(H, W, 3)" if image.layout == "hwc" else "(3, H, W) or (1, 3, H, W)"
+    fits = len(shape) == 3 and shape[2] == 3 if image.layout == "hwc" else len(shape) in (3, 4) and shape[-3] == 3
+    if not fits or 0 in shape:
+        raise TypeError(f"returned {output.name} of shape {tuple(shape)}; a picture is {axes}, not empty")
+    device = "cpu" if hasattr(data, "__array_interface__") else "lane"
+    found = Format(str(data.dtype).removeprefix("torch."), image.layout, image.color, device)
+    if not output.format.accepts(found):
+        raise TypeError(f"returned {output.name} as {found} where {output.format} is declared")
+    return data
 
 
 def leases_of(payload: Any, candidates: list[Lease]) -> tuple[Lease, ...]:

@@ -39,7 +39,11 @@ def hop(node: NodeRun, head: Packet) -> tuple[NodeRun, Packet] | None:
     emit, channel = node.emit, node.trigger
     assert channel is not None
     only = emit.only
-    if head.leases or site._leases or (only is not None and type(result) is not only.type):
+    odd = only is not None and type(result) is not only.type
+    if emit.pictures and not odd:  # as the one before it, which was looked at
+        data = result.data
+        odd = type(data) is not emit.array or data.shape != emit.shape or data.dtype is not emit.dtype
+    if head.leases or site._leases or odd:
         work = Work([head], [], started)
         work.result, work.stopped = result, stopped
         return node.finish(work)

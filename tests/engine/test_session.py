@@ -527,6 +527,29 @@ def test_a_result_that_is_not_what_was_declared(executor: str, what: str, messag
 
 
 @BOTH
+@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize(("what", "message"), [
+    ("channels", "returned image of shape (1, 4, 2); a picture is (H, W, 3)"),
+    ("plane", "returned image of shape (1, 4); a picture is (H, W, 3)"),
+    ("empty", "not empty"),
+    ("float", "returned image as float32 hwc rgb cpu where uint8 hwc rgb cpu is declared"),
+    ("list", "a picture of list"),
+])  # fmt: skip
+def test_a_picture_that_is_not_what_was_declared(executor: str, what: str, message: str, at: int) -> None:
+    """Libraries read a picture's memory as what it is declared: from the first frame on, and where pictures change in mid-stream."""
+    g = offline()
+    g.node("film", "toy.film", count=4)
+    g.node("plain", "toy.tmisshapen", image="film", at=9)  # out of no pool: what follows is on the fast path
+    g.node("x", "toy.tmisshapen", image="plain", what=what, at=at)
+    g.node("sink", "toy.gallery", image="x")
+    session, error = broken(g, executor=executor)
+    assert isinstance(error, OperatorError)
+    assert (error.node, error.seq) == ("x", at)
+    assert message in str(error)
+    assert len(toys.values(session)) == at
+
+
+@BOTH
 def test_errors_behind_a_waiting_queue_do_not_block_the_rest(executor: str) -> None:
     """A dead node goes on emptying its side inputs, or its partners would wait for room for ever."""
     g = offline()
