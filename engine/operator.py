@@ -26,10 +26,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from engine.lifecycle import Operator as Operator  # where everybody looks for it
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 T = TypeVar("T")
+
+NODE_KEYS = ("op", "in", "lane", "on_error", "max_errors", "trigger", "batch", "process")
+"""What a graph says of any node, beside its parameters."""
 
 
 # ---------------------------------------------------------------- markers
@@ -262,6 +267,8 @@ def describe(
     target: Callable[..., Any], name: str, *, inplace: str | None = None, lane: str | None = None, gpu: bool = False, version: int = 1
 ) -> Spec:
     """Read an operator's signature. Raises TypeError where a signature does not follow the rules above."""
+    if not re.fullmatch(r"\w[\w-]*\.\w[\w-]*", name):
+        raise TypeError(f"{name!r} is no name for an operator: write family.name")
     is_class = inspect.isclass(target)
     if is_class and not issubclass(typing.cast("type", target), Operator):
         raise TypeError(f"{name}: a class operator must derive from Operator")
@@ -276,7 +283,7 @@ def describe(
             elif is_class:
                 raise TypeError(f"{name}: parameters of a class operator belong in its constructor, not in __call__ ({arg.name})")
             else:
-                params.append(_param(arg, hint))
+                params.append(_param(name, arg, hint))
         else:
             ports.append(_port(name, arg, hint))
     if is_class and typing.cast("Any", target).__init__ is not object.__init__:
@@ -285,10 +292,14 @@ def describe(
         for arg in _arguments(init, skip_self=True):
             if arg.kind is not arg.KEYWORD_ONLY:
                 raise TypeError(f"{name}: constructor argument {arg.name!r} must be keyword-only")
-            params.append(_param(arg, init_hints.get(arg.name, Any)))
-    outputs, source, result = _outputs(name, hints.get("return", type(None)))
+            params.append(_param(name, arg, init_hints.get(arg.name, Any)))
+    if "return" not in hints:
+        raise TypeError(f"{name}: nothing says what a call returns; write -> Image, say, or -> None for a sink")
+    outputs, source, result = _outputs(name, hints["return"])
     if source and ports:
         raise TypeError(f"{name}: an operator that yields is a source and has no ports")
+    if outputs and not source and not ports:
+        raise TypeError(f"{name}: without ports it is a source, whose call returns an Iterator of what it yields")
     if inplace is not None and inplace not in {p.name for p in ports}:
         raise TypeError(f"{name}: inplace names no port: {inplace!r}")
     return Spec(
@@ -301,7 +312,10 @@ def describe(
 def _arguments(call: Callable[..., Any], *, skip_self: bool) -> list[inspect.Parameter]:
     arguments = list(inspect.signature(call).parameters.values())
     arguments = arguments[1:] if skip_self else arguments
-    return [a for a in arguments if a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD)]
+    for argument in arguments:
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            raise TypeError(f"{call.__qualname__}: {argument} has no name in a graph; a port that takes several is list[Image]")
+    return arguments
 
 
 def _bare(hint: Any) -> Any:
@@ -346,7 +360,16 @@ def _port(op: str, arg: inspect.Parameter, hint: Any) -> Port:
     return Port(arg.name, inner, optional or arg.default is None, many, format or _usual(inner))
 
 
-def _param(arg: inspect.Parameter, hint: Any) -> Param:
+def _param(op: str, arg: inspect.Parameter, hint: Any) -> Param:
+    bare = _peeled(hint)[0]
+    if arg.name in NODE_KEYS:
+        raise TypeError(f"{op}: a parameter cannot be called {arg.name!r}: graphs give every node that key")
+    if hint is Any:
+        raise TypeError(f"{op}: parameter {arg.name!r} has no annotation")
+    if _is_payload(bare):
+        raise TypeError(f"{op}: {arg.name!r} is a {bare.__name__}: what travels on edges stands before the star")
+    if get_origin(bare) is tuple or bare is tuple or (inspect.isclass(bare) and issubclass(bare, PurePath)):
+        raise TypeError(f"{op}: parameter {arg.name!r} is annotated {bare!r}, which TOML does not have; take list or str")
     inner, _ = _optional(hint)  # `Annotated[float, Range(0)] | None` has its marker inside
     live, bounds = _markers(hint, Live) or _markers(inner, Live), _markers(hint, Range) or _markers(inner, Range)
     mark = live or bounds

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import os
+import traceback
 from importlib.metadata import entry_points
 
 from engine.errors import EngineError, MissingError, UsageError
@@ -39,11 +41,25 @@ def load_family(family: str) -> None:
     if family in _loaded or family not in families():
         return
     _loaded.add(family)
+    before = set(_specs)
     try:
         importlib.import_module(families()[family])
-    except ImportError as error:
+    except Exception as error:  # whatever a stranger's module does wrong
         _loaded.discard(family)
-        raise MissingError(f"operator family {family!r} cannot be imported: {error}", fix="install the package it names") from error
+        for name in [n for n in _specs.keys() - before if n.rpartition(".")[0] == family]:
+            del _specs[name]  # half a family is none
+        raise MissingError(f"operator family {family!r} cannot be imported: {type(error).__name__}: {error}", fix=_mend(error)) from error
+
+
+def _mend(error: Exception) -> str:
+    """What to do about a module that does not import: install what it names, or go where it failed."""
+    if isinstance(error, ModuleNotFoundError):
+        return "install the package it names"
+    if isinstance(error, SyntaxError):
+        return f"mend {error.filename}:{error.lineno}"
+    ours = (os.path.dirname(__file__), os.path.dirname(importlib.__file__), "<")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    return f"mend {frames[-1].filename}:{frames[-1].lineno}" if frames else "mend the module that its entry point names"
 
 
 def find(name: str) -> Spec:

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine import registry
 from engine.cli import report
-from engine.errors import UsageError
+from engine.errors import EngineError, UsageError
 from engine.operator import Output, Port, Spec
 
 
@@ -18,13 +18,17 @@ def ops(name: str | None, *, how: str) -> None:
 
         print(reference_markdown().rstrip())  # from the code alone: nothing in it is a credential, whatever it looks like
         return
+    if name is not None:
+        for family in {name, name.rpartition(".")[0]} & registry.families().keys():
+            registry.load_family(family)  # what is wrong with it is why the name is not found
     names = registry.all_names()
     if name in names:
         _one(registry.find(name), how)
         return
     chosen = [n for n in names if name is None or n.rpartition(".")[0] == name]
     if name is not None and not chosen:
-        raise UsageError(f"no operator or family is called {name!r}", fix=registry.suggest(name, [*names, *registry.families()]))
+        near = registry.suggest(name, [*names, *registry.families()])
+        raise UsageError(f"no operator or family is called {name!r}", fix=near or "engine ops lists them")
     specs = [registry.find(n) for n in chosen]
     match how:
         case "json":
@@ -78,7 +82,7 @@ def _absent(names: list[str]) -> None:
         try:
             registry.load_family(family)
         except Exception as error:
-            report.say(f"the family {family} cannot be used: {error}", "yellow")
+            report.say(f"{error.message if isinstance(error, EngineError) else error}", "yellow")
 
 
 def _summary(spec: Spec) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pytest
 from pydantic import ValidationError
 
 from engine import Format, Knob, Live, Operator, Range, Stamped, registry
-from engine.errors import UsageError
+from engine.cli.operators import ops
+from engine.errors import MissingError, UsageError
 from engine.operator import HOST_RGB, describe
 from engine.payload import Image, Latent, Scalar, Text
 from engine.site import Site
@@ -83,13 +85,57 @@ class PositionalInit(Operator):
     def __call__(self, a: Scalar) -> Scalar: ...
 
 
+def no_return(a: Scalar): ...  # type: ignore[no-untyped-def]
+def no_port() -> Scalar: ...
+def starred(*a: Scalar) -> Scalar: ...
+def path_param(a: Scalar, *, where: Path) -> Scalar: ...
+def tuple_param(a: Scalar, *, sizes: tuple[int, ...] = ()) -> Scalar: ...
+def bare_param(a: Scalar, *, level=1) -> Scalar: ...  # type: ignore[no-untyped-def]
+def payload_param(a: Scalar, *, b: Scalar | None = None) -> Scalar: ...
+def lane_param(a: Scalar, *, lane: int = 1) -> Scalar: ...
+
+
 @pytest.mark.parametrize(("target", "message"), [
+    (no_return, "nothing says what a call returns"), (no_port, "without ports it is a source"), (starred, r"\*a: .* has no name in a graph"),
+    (path_param, "take list or str"), (tuple_param, "take list or str"), (bare_param, "'level' has no annotation"),
+    (payload_param, "stands before the star"), (lane_param, "cannot be called 'lane'"),
     (no_payload, "which is no payload type"), (no_result, "is neither a payload"), (yields_with_port, "is a source and has no ports"),
     (NoOperator, "must derive from Operator"), (ParamInCall, "belong in its constructor"), (PositionalInit, "must be keyword-only"),
 ])  # fmt: skip
 def test_signatures_that_are_refused(target: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         describe(target, "test.bad")
+
+
+@pytest.mark.parametrize("name", ["posterize", "My Ops.x", ".x", "mine."])
+def test_a_name_has_a_family(name: str) -> None:
+    with pytest.raises(TypeError, match=r"write family\.name"):
+        describe(everything, name)
+
+
+BROKEN = {
+    "missing": ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'", "install the package it names"),
+    "syntax": ("def f(:", "SyntaxError", "mend {file}:3"),
+    "name": ("from engine.site import Stamped", "ImportError: cannot import name 'Stamped'", "mend {file}:3"),
+    "signature": ("@operator('strange.bad')\ndef bad(image): ...", "TypeError: strange.bad: port 'image'", "mend {file}:3"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_family_that_cannot_be_imported_says_why(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for an operator that was registered before the module failed: half a family is none."""
+    code, why, fix = BROKEN[case]
+    file = tmp_path / f"strange_{case}.py"
+    file.write_text(f"from engine import operator\n# {case}\n{code}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "families", lambda: {"strange": file.stem})
+    for name in ("strange.good", "strange.bad"):
+        with pytest.raises(MissingError, match="operator family 'strange' cannot be imported") as caught:
+            registry.find(name)
+        assert why in caught.value.message
+        assert caught.value.fix == fix.format(file=file)
+    with pytest.raises(MissingError, match="cannot be imported"):
+        ops("strange.good", how="text")
 
 
 def test_inplace_names_a_port() -> None:
