@@ -141,6 +141,24 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def libraries() -> float:
+    """Import what all phases need, under no deadline: on a machine just started that alone can take half a minute, and an import that is
+    interrupted leaves modules that are broken for good. Returns the seconds it took; what cannot be imported is said by the phase that needs it.
+    """
+    begun = time.monotonic()
+    for module, names in (
+        ("diffusers", ("AutoencoderKL", "AutoencoderTiny", "ControlNetModel", "UNet2DConditionModel", "StableDiffusionControlNetImg2ImgPipeline")),
+        ("transformers", ("CLIPTextModel", "CLIPTokenizer", "CLIPVisionModelWithProjection", "LlamaForCausalLM")),
+    ):
+        try:
+            found = __import__(module)
+            for name in names:
+                getattr(found, name)
+        except Exception as error:
+            print(f"{module}: {type(error).__name__}: {error}", file=sys.stderr)
+    return round(time.monotonic() - begun, 1)
+
+
 def facts(args: argparse.Namespace) -> dict[str, Any]:
     """What a result is worth nothing without: what ran, where, in which version of the graphs."""
     from bench.common import machine
@@ -157,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("no CUDA device here; --device cpu --tiny tries the script itself", file=sys.stderr)
         return 2
+    print(f"libraries imported, {libraries()} s", flush=True)
     torch.manual_seed(0)
     if args.device == "cpu":
         torch.set_num_threads(1)

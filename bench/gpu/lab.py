@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 
-class Late(Exception):
-    """The phase has used up its time. What it measured so far stands."""
+class Late(BaseException):
+    """The phase has used up its time. What it measured so far stands. No Exception, because libraries swallow those."""
 
 
 class Skipped(Exception):
