@@ -119,7 +119,7 @@ class Field {
       this.slider(id, type === "integer", minimum, maximum);
     } else if (type === "number" || type === "integer") {
       const input = element("input", { type: "number", id, step: type === "integer" ? 1 : "any", min: minimum, max: maximum });
-      input.onchange = () => send(input.value === "" ? null : Number(input.value));
+      input.onchange = () => this.typed(input);
       input.className = "beside";
       this.beside = input;
       this.become(null, [input], (v) => (input.value = v ?? ""));
@@ -157,13 +157,22 @@ class Field {
       fill();
       this.soon(Number(range.value));
     };
-    number.onchange = () => this.send(number.value === "" ? null : Number(number.value));
+    number.onchange = () => this.typed(number);
     this.beside = number;
     this.become(range, [range, number], (v) => {
       range.value = v ?? minimum;
       number.value = v === null || v === undefined ? "" : whole ? v : Number(Number(v).toFixed(4));
       fill();
     });
+  }
+
+  // A number field: empty is "auto" where there is such a thing, and else no change (browsers give out "" for what is no number, too).
+  typed(input) {
+    if (input.value !== "" || (this.schema.nullable && !input.validity.badInput)) return void this.send(input.value === "" ? null : Number(input.value));
+    const { minimum: low, maximum: high, type } = this.schema;
+    const span = low !== undefined && high !== undefined ? ` from ${low} to ${high}` : "";
+    this.render(this.value);
+    this.tell("bad", `write a ${type === "integer" ? "whole number" : "number"}${span}`);
   }
 
   become(element, inputs, render) {

@@ -2,6 +2,7 @@
 // It knows what a message looks like, not what it means.
 
 const PAUSES = [300, 700, 1500, 3000, 5000]; // ms before the next try
+const MOST = 1 << 20; // bytes of one request: the server ends the connection of a longer one
 const decoder = new TextDecoder();
 
 export class Refused extends Error {
@@ -32,11 +33,17 @@ export class Link extends EventTarget {
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       this.tries = 0;
+      this.ended = false;
+      this.heard = performance.now();
       this.tell("state", { state: "live" });
       this.tell("open", {});
       this.setClock();
     };
-    socket.onmessage = ({ data }) => (typeof data === "string" ? this.take(JSON.parse(data)) : this.frame(data));
+    socket.onmessage = ({ data }) => {
+      this.heard = performance.now();
+      if (typeof data === "string") this.take(JSON.parse(data));
+      else this.frame(data);
+    };
     socket.onclose = () => this.lost();
   }
 
@@ -44,13 +51,20 @@ export class Link extends EventTarget {
     return this.socket?.readyState === WebSocket.OPEN;
   }
 
+  // Seconds since anything came, while the connection stands: an engine that hangs keeps it open.
+  get silence() {
+    return this.live ? (performance.now() - this.heard) / 1000 : 0;
+  }
+
   // Ask, and wait for the answer or the acceptance. `later` is called with what follows an acceptance: applied, done, failed.
   ask(op, fields = {}, later = null) {
     if (!this.live) return Promise.reject(new Error("not connected"));
     const id = this.next++;
+    const request = JSON.stringify({ v: 1, id, op, ...fields });
+    if (new TextEncoder().encode(request).length > MOST) return Promise.reject(new Error("this is too long to be sent: a request has at most 1 MiB"));
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject, later });
-      this.socket.send(JSON.stringify({ v: 1, id, op, ...fields }));
+      this.socket.send(request);
     });
   }
 

@@ -24,11 +24,14 @@ const plots = {
 };
 const WORDS = {
   loading: "loading", online: "online", degraded_input: "input degraded", degraded_inference: "inference degraded", error: "error", stopped: "stopped",
+  paused: "paused", unknown: "not connected",
 };
+const SILENT_S = 3;
 let paused = false;
 let before = null;
 let run = "";
 let stopping = null;
+let state = "loading";
 
 function say(words, bad = false) {
   find("said").textContent = words;
@@ -80,9 +83,17 @@ function through(edges, nodes) {
     .filter((edge) => edge.from in nodes);
 }
 
-function setState(state) {
-  find("state").dataset.state = state;
-  find("state").textContent = WORDS[state] ?? state;
+function setState(now) {
+  state = now;
+  showState();
+}
+
+// What is known of the run. Without a connection that is nothing, unless it had ended before.
+function showState() {
+  const over = state === "stopped" || state === "error";
+  const shown = !link.live && !over ? "unknown" : paused && !over ? "paused" : state;
+  find("state").dataset.state = shown;
+  find("state").textContent = WORDS[shown] ?? shown;
 }
 
 async function view(of) {
@@ -133,17 +144,34 @@ link.on("event", ({ event }) => {
   if (event.what === "reload") describe().then(() => view(picture.of)).catch(() => {});
 });
 link.on("open", () => begin().catch((error) => say(error.message, true)));
-link.on("state", ({ state, pause }) => {
+link.on("state", ({ state: now, pause }) => {
+  const over = state === "stopped" || state === "error";
+  const again = pause < 1000 ? "now" : `in ${Math.round(pause / 1000)} s`;
+  connection(now, {
+    live: "connected", ended: "the run has ended", stranger: "the run has ended, or has a new token; open the address that it printed",
+    lost: over ? `the run has ended, looking for a new one ${again}` : `connection lost, trying again ${again}`,
+  }[now]);
+  document.body.classList.toggle("away", now !== "live");
+  if (now === "live") return void showState();
+  showRecording({ recording: false });
+  if (now === "ended" || now === "stranger") state = "stopped";
+  showState();
+});
+
+function connection(state, words) {
   const place = find("link");
   place.dataset.state = state;
-  place.textContent = {
-    live: "connected", ended: "the run has ended", stranger: "the run has ended, or has a new token",
-    lost: `connection lost, trying again ${pause < 1000 ? "now" : `in ${Math.round(pause / 1000)} s`}`,
-  }[state];
-  document.body.classList.toggle("away", state !== "live");
-  if (state !== "live") showRecording({ recording: false });
-  if (state === "ended" || state === "stranger") setState("stopped");
-});
+  if (place.textContent !== words) place.textContent = words; // it is read out when it changes
+}
+
+// Numbers come twice a second. Where nothing comes any more, what is shown is old.
+function listen() {
+  if (!link.live) return;
+  const silent = link.silence > SILENT_S;
+  if (silent) connection("silent", `no answer for ${Math.floor(link.silence)} s`);
+  else if (find("link").dataset.state === "silent") connection("live", "connected");
+  document.body.classList.toggle("away", silent);
+}
 
 // ---------------------------------------------------------------- buttons
 
@@ -163,6 +191,7 @@ function setPaused(now) {
   paused = now;
   find("pause").textContent = now ? "Resume" : "Pause";
   find("pause").setAttribute("aria-pressed", now);
+  showState();
 }
 
 find("pause").onclick = () => {
@@ -222,8 +251,12 @@ addEventListener("keydown", (event) => {
   if (button) event.preventDefault(), find(button).click();
 });
 
+const head = document.querySelector(".top"); // what sticks below it has to know how high it is: it wraps on a narrow screen
+new ResizeObserver(() => document.documentElement.style.setProperty("--top", `${head.offsetHeight}px`)).observe(head);
+
 picture.onfirst = () => find("blank")?.remove();
 setInterval(() => {
+  listen();
   const { fps, age } = picture.numbers();
   find("o-fps").textContent = `${fps.toFixed(fps < 10 ? 1 : 0)} fps`;
   find("o-age").textContent = age === null ? "– ms" : `${Math.round(age)} ms`;

@@ -105,6 +105,16 @@ def test_a_slider_moves_the_graph_and_says_from_which_frame(browser: Chrome) -> 
         browser.until(f"{receipt}.dataset.state === 'bad'")
         assert run.session.nodes["keep"].params["level"] == 2
         browser.until("document.querySelector('#c-keep-level').value === '2'")
+        browser.evaluate(f"(() => {{ const n = {number}; n.value = ''; n.dispatchEvent(new Event('change')); }})()")
+        assert browser.evaluate(f"[{receipt}.textContent, {number}.value]") == ["write a whole number from 0 to 9", "2"]
+
+
+def test_what_is_too_long_is_said_and_costs_no_connection(browser: Chrome) -> None:
+    with shown(film(fps=15)) as run:
+        opened(browser, run)
+        ask = "afterimage.link.ask('set', {changes: {'keep.level': 'é'.repeat(600_000)}}).then(() => 'sent', error => error.message)"
+        assert "too long" in browser.evaluate(ask)
+        assert text(browser, "#link") == "connected"
 
 
 def test_buttons_do_what_they_say(browser: Chrome, tmp_path: Any) -> None:
@@ -194,8 +204,70 @@ def test_a_lost_connection_is_said_and_made_again(browser: Chrome) -> None:
         browser.until(f"afterimage.picture.count > {count + 3}")
         number, believed, *_ = browser.evaluate(NUMBER)
         assert number == believed
-    browser.until("document.querySelector('#link').dataset.state !== 'live'")  # the run is over
+    browser.until("document.querySelector('#link').textContent.startsWith('the run has ended')")
+    assert text(browser, "#state") == "stopped"
     browser.open("about:blank")
+
+
+def test_an_engine_that_hangs_is_said_while_the_connection_stands(browser: Chrome) -> None:
+    with shown(film(fps=15)) as run:
+        opened(browser, run)
+        browser.evaluate("(() => { const socket = afterimage.link.socket; globalThis.heard = socket.onmessage; socket.onmessage = null; })()")
+        browser.until("/^no answer for [3-9] s$/.test(document.querySelector('#link').textContent)")
+        assert browser.evaluate("document.body.classList.contains('away')")
+        browser.evaluate("void (afterimage.link.socket.onmessage = globalThis.heard)")
+        browser.until("document.querySelector('#link').textContent === 'connected' && !document.body.classList.contains('away')")
+
+
+def test_a_pause_and_a_connection_that_broke_show_in_the_state(browser: Chrome) -> None:
+    with shown(film(fps=15)) as run:
+        opened(browser, run)
+        run.session.pause()
+        browser.until("document.querySelector('#state').textContent === 'paused'")
+        run.session.resume()
+        browser.until("document.querySelector('#state').textContent === 'online'")
+        browser.evaluate("void (afterimage.link.lost = () => afterimage.link.tell('state', { state: 'lost', pause: 3000 }))")
+        browser.evaluate("afterimage.link.socket.close()")
+        browser.until("document.querySelector('#state').textContent === 'not connected'")
+        assert text(browser, "#link") == "connection lost, trying again in 3 s"
+        browser.open("about:blank")
+
+
+LIGHT = """(() => {
+  const style = getComputedStyle(document.documentElement);
+  const rules = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules]).map((rule) => rule.cssText).join('');
+  const pen = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const luminance = (name) => {
+    pen.fillStyle = style.getPropertyValue(name);
+    pen.fillRect(0, 0, 1, 1);
+    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const contrast = (a, b) => (Math.max(luminance(a), luminance(b)) + 0.05) / (Math.min(luminance(a), luminance(b)) + 0.05);
+  const words = ['--text', '--muted', '--second', '--good', '--warn', '--bad', '--words', '--faint'];
+  return {
+    empty: [...new Set(rules.match(/--[a-z]+(?=[),])/g))].filter((name) => !['--tone', '--at'].includes(name) && !style.getPropertyValue(name)),
+    faint: words.flatMap((name) => ['--ground', '--card', '--raised'].map((on) => [name, on, contrast(name, on)]))
+      .filter(([, , found]) => found < 4.5),
+    on: contrast('--on', '--accent'),
+    ground: luminance('--ground'),
+  };
+})()"""
+"""Colours that are not defined, words that stand out too little from what they stand on (WCAG 2.1, AA), and how bright the page is."""
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_the_page_follows_the_system_s_colours_and_can_be_read_in_both(browser: Chrome, scheme: str) -> None:
+    with shown(film(fps=15)) as run:
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        try:
+            found = opened(browser, run).evaluate(LIGHT)
+        finally:
+            browser.call("Emulation.setEmulatedMedia", features=[])
+    assert (found["empty"], found["faint"]) == ([], [])
+    assert found["on"] > 4.5
+    assert (found["ground"] > 0.5) == (scheme == "light")
 
 
 @operator("shown.level")
