@@ -121,14 +121,13 @@ def writing(what: object, fix: str = "name a file in a folder that exists") -> I
 class OperatorError(RunError):
     """An operator raised. The original exception is `__cause__`."""
 
-    def __init__(self, node: str, seq: int, epoch: int, cause: BaseException, *, fix: str = "") -> None:
+    def __init__(self, node: str, seq: int, epoch: int, cause: BaseException) -> None:
         self.node, self.seq, self.epoch = node, seq, epoch
         if isinstance(cause, EngineError):
             self.exit_code = cause.exit_code
-            what = cause.message
-            fix = fix or cause.fix
+            what, fix = cause.message, cause.fix
         else:
-            what = f"{type(cause).__name__}: {cause}"
+            what, fix = f"{type(cause).__name__}: {cause}", ""
         where = f"node {node}" if seq < 0 else f"node {node}, frame {seq} (epoch {epoch})"
         super().__init__(f"{where}: {what}", fix=fix)
         self.__cause__ = cause

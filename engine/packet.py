@@ -43,10 +43,11 @@ class Packet:
 
     def __init__(
         self, seq: int, pts: int, epoch: int, born: int, payload: Payload, *, version: int = 0, frame: Frame | None = None,
-        leases: tuple[Lease, ...] = (), ready: Any = None, origin: StreamInfo | None = None,
+        leases: tuple[Lease, ...] = (), origin: StreamInfo | None = None,
     ) -> None:  # fmt: skip
         self.seq, self.pts, self.epoch, self.born, self.payload = seq, pts, epoch, born, payload
-        self.version, self.frame, self.leases, self.ready, self.origin = version, frame, leases, ready, origin
+        self.version, self.frame, self.leases, self.origin = version, frame, leases, origin
+        self.ready: Any = None
 
     def with_payload(self, payload: Payload, leases: tuple[Lease, ...] = (), ready: Any = None) -> Packet:
         """The same frame carrying another payload: what a node emits for the packet that fired it."""

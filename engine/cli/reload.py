@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 
 class Reload(Attachment):
-    """Watches the files of the graph. `compiled` makes the plan anew; None: as the run itself did, with all that was typed and attached."""
+    """Watches the files of the graph; the plan is made anew as the run itself did, with all that was typed and attached."""
 
-    def __init__(self, compiled: Callable[[], Plan] | None = None) -> None:
-        self.compiled = compiled
+    def __init__(self) -> None:
         self.watch: Watch | None = None
         self._told: list[str] = []  # by receipts, on whichever thread; said from the tick
 
@@ -39,7 +38,7 @@ class Reload(Attachment):
 
         names = ", ".join(file.name for file in changed)
         try:
-            plan = self.compiled() if self.compiled is not None else planned(session)
+            plan = planned(session)
             self.watch.follow(files_of(plan))
             receipt = session.reload(plan, by="file")
         except EngineError as error:

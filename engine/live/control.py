@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.govern import Follow, Rules, State, Window, govern
 from engine.live.summary import percentile
+from engine.operator import Operator
 from engine.run.ladder import Ladder, Rung
 
 if TYPE_CHECKING:
@@ -173,8 +174,6 @@ def make_ladder(node: NodeRun) -> Ladder | None:
     session = node.session
     rules = session.governing.rules
     mine = any(scale.set.partition(".")[0] == node.name for scale in rules.scales)
-    from engine.operator import Operator
-
     own = node.operator if isinstance(node.operator, Operator) else None
     frees = own is not None and type(own).relieve is not Operator.relieve
 

@@ -98,12 +98,9 @@ class Recording:
             self.tap.note(kind, entry)
         elif self.on:
             getattr(self, kind).append(entry)
-            self._bound()
-
-    def _bound(self) -> None:
-        # A session that runs for weeks must not fill the memory with what nobody may ever replay.
-        if len(self.drops) + len(self.reads) + len(self.changes) + len(self.stamps) + len(self.resets) >= LIMIT:
-            self.on = self.complete = False
+            # A session that runs for weeks must not fill the memory with what nobody may ever replay.
+            if len(self.drops) + len(self.reads) + len(self.changes) + len(self.stamps) + len(self.resets) >= LIMIT:
+                self.on = self.complete = False
 
 
 class Replay:

@@ -28,10 +28,10 @@ def percentile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
-def spread(values: Iterable[float], *, digits: int = 3) -> dict[str, float]:
+def spread(values: Iterable[float]) -> dict[str, float]:
     """p50, p95 and p99 of `values`."""
     kept = list(values)
-    return {f"p{q}": round(percentile(kept, q), digits) for q in (50, 95, 99)}
+    return {f"p{q}": round(percentile(kept, q), 3) for q in (50, 95, 99)}
 
 
 @dataclass(frozen=True)

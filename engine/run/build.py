@@ -52,7 +52,7 @@ def build(session: Session) -> None:
 
 def device_of(session: Session, plan: Plan) -> str:
     """Where the operators of a plan compute."""
-    return session.wanted_device or (device.pick(None) if any(registry.find(node.op).gpu for node in plan.nodes) else "cpu")
+    return session.wanted_device or (device.pick() if any(registry.find(node.op).gpu for node in plan.nodes) else "cpu")
 
 
 def make_lane(session: Session, planned: PlanLane) -> Lane:

@@ -82,10 +82,8 @@ class Cuda(Host):
         self._stream.synchronize()
 
 
-def pick(wanted: str | None) -> str:
-    """The device for a session: `wanted`, else the first GPU that torch can use, else the host."""
-    if wanted:
-        return wanted
+def pick() -> str:
+    """The device for a session: the first GPU that torch can use, else the host."""
     try:
         import torch
     except ImportError:

@@ -20,7 +20,7 @@ MISSING: Final[Any] = type("_Missing", (), {"__repr__": lambda self: "MISSING"})
 
 
 class Side:
-    """One input of a node besides its trigger."""
+    """One input of a node besides its trigger; by itself, a value written in the graph. Subclasses read a queue."""
 
     def __init__(self, edge: Edge, node: NodeRun, channel: Channel | None) -> None:
         self.edge, self.node, self.channel = edge, node, channel
@@ -32,11 +32,11 @@ class Side:
 
     def settled(self, head: Packet) -> bool:
         """Whether everything this input must wait for, before the node fires on `head`, has come."""
-        raise NotImplementedError
+        return True
 
     def read(self, head: Packet) -> Any:
         """The packet for `head`, or a written default, or MISSING."""
-        raise NotImplementedError
+        return self.default
 
     def used(self, value: Any) -> None:
         """The call for which `value` was read is over."""
@@ -89,16 +89,6 @@ class Side:
         """Read `value` from now on, until the edge brings a newer one."""
         self.default = value
         self._keep(None)
-
-
-class Constant(Side):
-    """A value written in the graph."""
-
-    def settled(self, head: Packet) -> bool:
-        return True
-
-    def read(self, head: Packet) -> Any:
-        return self.default
 
 
 class Exact(Side):
@@ -240,6 +230,5 @@ class Kept(Side):
 
 def make_side(edge: Edge, node: NodeRun, channel: Channel | None) -> Side:
     """The reader for an edge's role."""
-    if edge.role == "constant":
-        return Constant(edge, node, None)
-    return (Exact if edge.role == "exact" else Kept)(edge, node, channel)
+    kinds: dict[str, type[Side]] = {"constant": Side, "exact": Exact}
+    return kinds.get(edge.role, Kept)(edge, node, channel)
