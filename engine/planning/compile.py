@@ -17,7 +17,7 @@ from engine.graph import UNSET, Graph, Input, Node, Ref
 from engine.operator import Output, Param, Port, Spec
 from engine.payload import Prompt, Scalar, Text, from_plain
 from engine.plan import Plan, PlanLane, PlanNode, reach
-from engine.planning import wire
+from engine.planning import cards, wire
 from engine.planning.convert import plan_conversions
 from engine.planning.wire import Link
 from engine.text.keys import NODE
@@ -69,6 +69,7 @@ class _Compiler:
             self._operator(node)
         links = [link for node in graph.nodes if node.name in self.specs for link in self._links(node)]
         self._knobs()
+        self._card()
         self.give_up_on_problems()
 
         order = wire.order(self, links)
@@ -133,7 +134,7 @@ class _Compiler:
         elif item["type"] == "missing":
             param = spec.param(name)
             wanted = _type_name(param) if param and len(item["loc"]) == 1 else ""
-            self.say(path.rpartition(".")[0], f"parameter {item['loc'][-1]!r} of {spec.name} is required", expected=wanted)
+            self.say(path, f"parameter {item['loc'][-1]!r} of {spec.name} is required", expected=wanted)
         else:
             expected = str(item["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
             self.say(path, f"parameter {name!r} of {spec.name}", expected=expected, found=repr(item.get("input")))
@@ -162,7 +163,7 @@ class _Compiler:
             if not port.optional and port.name not in connected:
                 fix = f'add in.{port.name} = "NODE"' + self._candidates(port)
                 self.say(f"node.{node.name}", f"port {port.name!r} of {spec.name} is not connected", expected=str(port), fix=fix)
-        if spec.ports and not connected & {p.name for p in spec.ports}:
+        if spec.ports and all(p.optional for p in spec.ports) and not connected & {p.name for p in spec.ports}:
             self.say(f"node.{node.name}", f"no port of {spec.name} is connected", expected=", ".join(f"in.{p.name}" for p in spec.ports))
         return links
 
@@ -257,6 +258,13 @@ class _Compiler:
         return f" (of that type: {', '.join(nodes)})" if nodes else ""
 
     # ---- whole-graph checks
+
+    def _card(self) -> None:
+        if "card" in self.graph.memory:
+            try:
+                cards.find(str(self.graph.memory["card"]))
+            except UsageError as error:
+                self.say("memory.card", error.message, fix=error.fix)
 
     def _knobs(self) -> None:
         for i, rule in enumerate(self.graph.govern.knobs):

@@ -219,7 +219,10 @@ def _text(tree: Tree, path: Path, blank: Diagnostic, name: str = "") -> str | No
         if path.stat().st_size > MAX_BYTES:
             tree.problems.append(replace(blank, message=f"{what}is too big for a graph", expected=f"at most {MAX_BYTES >> 20} MB of TOML"))
             return None
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
+        if text.count("\0") > len(text) // 4:
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, "two bytes a letter")
+        return text
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         where = blank if name else Diagnostic("", blank.file, line)
@@ -266,6 +269,13 @@ def _syntax(text: str, shown: str, said: str) -> Diagnostic:
     if line > 1 and not lines[line - 1].strip("\r\t ]}"):  # the parser noticed it on the next line
         line -= bool(re.search("Unclosed|Unterminated|Invalid value", reason))
     found = lines[line - 1].strip()
+    bare = re.sub(r"\"[^\"]*(\"|$)|'[^']*('|$)|#.*", "", found)
+    if re.search("[\u2018-\u201f\u00ab\u00bb]", bare):
+        return Diagnostic("these quotes are a word processor's", shown, line, found=_short(found), fix='type them anew: key = "text"')
+    odd = [word for word in re.findall(r"[\w-]+", bare.partition("=")[0]) if not word.isascii()]
+    if odd:
+        fix = f'put it in quotes: "{odd[0]}"'
+        return Diagnostic("a name without quotes has other letters than a to z", shown, line, found=_short(found), fix=fix)
     for pattern, message, fix in _WORDS:
         if re.search(pattern, reason):
             return Diagnostic(message, shown, line, found=_short(found), fix=fix)

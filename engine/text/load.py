@@ -78,7 +78,7 @@ def _build(tree: Tree, file: str, sets: Sequence[str], params: Mapping[str, Any]
     if tree.problems:  # a text that cannot be read makes everything else look wrong
         return Graph(Path(file).stem, (), file=file), tree.problems
     for name, value in (params or {}).items():
-        _put_param(tree, name, value, "params")
+        _put_param(tree, name, value, "--param")
     for text in sets:
         _set(tree, text)
     return _Reader(tree, file).graph(), tree.problems

@@ -78,9 +78,17 @@ CASES = {
         SOURCE + '[node.x]\nop = "toy.wrong"\nwhat = "nothing"\nin.a = "src"\n' + SINK.format("x"),
         "node.x.what", "parameter 'what'", "'none' or 'type'", "'nothing'", "",
     ),
+    "port without a node": (
+        SOURCE + '[node.x]\nop = "toy.resets"\nat = []\n' + SINK.format("x"),
+        "node.x", "port 'a' of toy.resets is not connected", "Scalar", "", 'add in.a = "NODE" (of that type: src, x)',
+    ),
+    "card": (
+        SOURCE + SINK.format("src") + '[memory]\ncard = "rtx-20600"\n',
+        "memory.card", "no card is called 'rtx-20600'", "", "", 'did you mean "rtx-2060"',
+    ),
     "required parameter": (
         SOURCE + '[node.x]\nop = "toy.resets"\nin.a = "src"\n' + SINK.format("x"),
-        "node.x", "parameter 'at' of toy.resets is required", "list[int]", "", "",
+        "node.x.at", "parameter 'at' of toy.resets is required", "list[int]", "", "",
     ),
     "unknown port": (
         SOURCE + '[node.x]\nop = "toy.add"\nin.a = "src"\nin.bb = "src"\n' + SINK.format("x"),

@@ -44,6 +44,10 @@ def node(text: str) -> str:
     ("text", "line", "says"),
     [
         ("[graph]\nname = live", 2, 'text needs quotes: key = "text"'),
+        ("[graph]\nname = \u201clive\u201d", 2, "these quotes are a word processor's"),
+        ("[graph]\nname = 'x'\n[node.gr\u00f6\u00dfe]\nop = 'a.b'", 3, 'put it in quotes: "gr\u00f6\u00dfe"'),
+        ("[node.x]\nh\u00f6he = 3", 2, 'put it in quotes: "h\u00f6he"'),
+        ("[graph]\nname = \"\u201cl\u00f6ve\u201d", 2, "the quotes are not closed"),
         ("[graph]\nname 'live'", 2, "a key needs an equals sign and a value"),
         (node("\n[node.a]"), 4, "the table is written twice (found [node.a])"),
         (node('op = "z.w"'), 3, "the key is written twice"),
@@ -172,7 +176,8 @@ def test_crlf_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "line", "says"),
-    [(b"a = 1\nb = '\xff'", 2, "is not text in UTF-8"), (b"\x00\x00\x00\x20ftypisom\xff" * 9, 1, "is not text in UTF-8"),
+    [(b"a = 1\nb = '\xff'", 2, "is not text in UTF-8"), ("[graph]\nname = 'x'".encode("utf-16-le"), 1, "is not text in UTF-8"),
+      (b"\x00\x00\x00\x20ftypisom\xff" * 9, 1, "is not text in UTF-8"),
      (b"#" * (layers.MAX_BYTES + 1), None, "is too big for a graph")],
 )  # fmt: skip
 def test_files_that_are_no_graph(tmp_path: Path, content: bytes, line: int | None, says: str) -> None:

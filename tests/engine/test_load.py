@@ -320,7 +320,7 @@ def test_params_and_set_change_them_and_set_wins() -> None:
     text = "[param]\nn = 1\nm = 1\n[graph]\nseed = '${n}'\nin_flight = '${m}'"
     graph = loads(text, params={"n": 2, "m": 2}, sets=["param.m=3"])
     assert (graph.seed, graph.in_flight) == (2, 3)
-    assert graph.places["param.n"] == Place("params")
+    assert graph.places["param.n"] == Place("--param")
     assert 'did you mean "width"?' in str(problem("[param]\nwidth = 1", params={"widht": 2}))
     assert 'did you mean "width"?' in str(problem("[param]\nwidth = 1", sets=["param.widht=2"]))
 
