@@ -6,22 +6,15 @@ Invariant: nothing is encoded while nobody watches; a viewer that cannot keep up
 from __future__ import annotations
 
 import asyncio
-import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from operators.media.listen import listening
 from operators.sink.child import Tell
-from operators.sink.encoder import Encoder, Unit
-from operators.sink.writer import Target
+from operators.sink.encoder import Unit
+from operators.sink.on_demand import OnDemand
 from operators.webrtc.endpoint import Denied, Endpoint, Where
 from operators.webrtc.peers import Peers, need_aiortc
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
 
 WAITING = 8  # access units that may wait for one viewer
 
@@ -35,27 +28,17 @@ class Whep:
     max_viewers: int = 8
 
 
-class WhepOutput:
-    """Listens from the start; encodes from the first picture that somebody wants."""
+class WhepOutput(OnDemand):
+    """The endpoint, its peers and their pictures."""
 
     def __init__(self, settings: Whep, tell: Tell) -> None:
         need_aiortc()
-        import cv2  # noqa: F401  imported now, not when the first viewer waits
-
-        self.tell = tell
-        self.encoder: Encoder | None = None
-        self.target: Target
-        self.size = (0, 0)
-        self.wanted = self.served = 0
+        super().__init__(tell)
+        self.served = 0
         self.tracks: set[Any] = set()
-        self._key = threading.Event()
-        self._loop = asyncio.new_event_loop()
         self.peers = Peers(settings.stun, settings.max_viewers, self._changed)
         self.endpoint = Endpoint(settings.where, self._post, self.peers.leave)
-        port = listening(self._loop, self.endpoint.listen(), settings.where.host, settings.where.port)
-        self.facts: dict[str, Any] = {"port": port, "viewers": 0, "served": 0, "stands": True}
-        self._thread = threading.Thread(target=self._loop.run_forever, name="webrtc", daemon=True)
-        self._thread.start()
+        self.serve("webrtc", self.endpoint.listen(), settings.where.host, settings.where.port)
 
     async def _post(self, offer: str) -> tuple[str, str]:
         track = make_track()
@@ -91,20 +74,7 @@ class WhepOutput:
             self.wanted, self.facts["served"] = len(alive), self.served
             self.tell("beat", {"viewers": self.wanted, "served": self.served})
 
-    def open(self, about: Target, height: int, width: int, ns: int) -> None:
-        self.target, self.size = replace(about, encoder=about.encoder), (height, width)
-
-    def write(self, rgb: Array, ns: int) -> None:
-        if not self.wanted:
-            return
-        key = self._key.is_set()
-        self._key.clear()
-        if self.encoder is None:
-            self.encoder = Encoder(self.target, *self.size)
-        for unit in self.encoder(rgb, ns, key=key):
-            self._loop.call_soon_threadsafe(self._publish, unit)
-
-    def _publish(self, unit: Unit) -> None:
+    def publish(self, unit: Unit) -> None:
         for track in self.tracks:
             track.give(unit)
 
@@ -113,10 +83,7 @@ class WhepOutput:
             self.endpoint.close()
             await self.peers.close()
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(5.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
-        self._loop.close()
+        self.end(end())
 
 
 def make_track() -> Any:
