@@ -40,7 +40,7 @@ class Inline:
         self._count = 0
         self._frames: dict[Gate, Any] = {}
         self._seqs: dict[Gate, int] = {}
-        self._course: Iterator[None] | None = None  # of the reload under way
+        self._course: Iterator[bool] | None = None  # of the reload under way
         self._due = list(session.replay.recording.plans) if session.replay is not None else []
 
     def run(self, tick: Callable[[Session], None] | None, tick_s: float) -> None:
@@ -118,17 +118,17 @@ class Inline:
             if asked is None:
                 return False
             self._course = carry_out(Swap(self.session, *asked), self)
-        if next(self._course, self) is None:
-            return False
-        self._course = None
-        return True
+        moved = next(self._course, None)
+        if moved is None:
+            self._course = None
+        return moved is not False
 
-    def drain(self, swap: Swap) -> Iterator[None]:
+    def drain(self, swap: Swap) -> Iterator[bool]:
         while not swap.drained():
             busy = any(lane in self._busy or lane.peek() is not None for lane in self.session.lanes.values())
             if not busy and not self._flush():
                 return  # what is left cannot go on by itself
-            yield
+            yield not busy  # a batch that was told to call goes on at once, and then nothing else may be left to wait for
 
     def take_over(self, swap: Swap) -> None:
         for handover in swap.handovers:

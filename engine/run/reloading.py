@@ -25,8 +25,9 @@ DRAIN_S = 2.0  # how long a reload waits for the frames under way
 LOOK_S = 0.02  # how often it looks for frames that a batch has gathered
 
 
-def carry_out(swap: Swap, means: Reloading | Inline) -> Iterator[None]:
-    """One reload, from its beginning to its end; yields where its caller has to go on meanwhile. `means`: what executors do differently."""
+def carry_out(swap: Swap, means: Reloading | Inline) -> Iterator[bool]:
+    """One reload, from its beginning to its end; yields where its caller has to go on meanwhile, and whether anything moved for that. `means`:
+    what executors do differently."""
     if swap.session.ending:
         swap.refuse("the run is ending")
         return
@@ -114,7 +115,7 @@ class Reloading:
         if self.session.ending:
             raise RunError("the run is ending")
 
-    def drain(self, swap: Swap) -> Iterator[None]:
+    def drain(self, swap: Swap) -> Iterator[bool]:
         """Wait for the frames under way, as long as there is sense in it."""
         session, deadline = self.session, time.monotonic() + DRAIN_S
         while not swap.drained() and not session.aborting.is_set() and time.monotonic() < deadline:

@@ -178,6 +178,11 @@ def test_storms(clock: str, executor: str) -> None:
     storms(clock, executor, 30 if executor == "inline" else 10)
 
 
+def test_a_batch_that_is_all_there_was_to_wait_for_ends_the_wait() -> None:
+    """A reload told it to call what it had gathered; with that everything was through, and nothing else came to look again."""
+    run(Random(380), "offline", "inline")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS
