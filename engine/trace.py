@@ -72,7 +72,7 @@ def chrome_trace(
                 "ph": "X", "pid": 1, "tid": track, "name": name, "cat": kind, "ts": (begun - start) / 1e3,
                 "dur": (ended - begun) / 1e3, "args": {"seq": seq, "epoch": epoch},
             })  # fmt: skip
-            if kind != "part":  # it lies inside a call, which stands for the frame
+            if kind != "part" and seq >= 0:  # a part lies inside a call, which stands for the frame; opening is no frame's
                 hops.setdefault((epoch, seq), []).append((begun, track))
     for (epoch, seq), stops in hops.items():
         stops.sort()

@@ -23,6 +23,7 @@ class Record(Attachment):
         self, path: Path, *, say: Callable[[str], None], frames: Frames = "auto", snapshot_every: int = 240, sets: Sequence[str] = ()
     ) -> None:
         self.path, self.say, self.frames, self.every, self.sets = path, say, frames, snapshot_every, tuple(sets)
+        self.writes = ("--record", path)
         self.recorder: Recorder | None = None
         self.name = ""
         self.texts: dict[str, str] = {}

@@ -103,7 +103,7 @@ def replay(tape: Tape, wish: Wish = Wish()) -> Outcome:
     """Run `tape` again. Raises ReplayError, UsageError, ParamError, MissingError."""
     plan = _plan(tape, wish)
     device = _device(tape, wish)
-    notes = _notes(tape, plan)
+    notes = _notes(tape, plan, wish)
     _threads(tape)
     again = Replay(_recording(tape, wish), strict=not wish.asks)
     again.decisions = {key: list(values) for key, values in tape.decided.items()}
@@ -199,8 +199,10 @@ def _threads(tape: Tape) -> None:
             torch.set_num_threads(int(count))
 
 
-def _notes(tape: Tape, plan: Plan) -> list[str]:
-    notes = []
+def _notes(tape: Tape, plan: Plan, wish: Wish) -> list[str]:
+    fed = {f"{edge.node}.{edge.port}": edge for edge in plan.edges if edge.role != "constant"}
+    late = {path: f"{fed[path].source}.{fed[path].output}" for path in wish.wanted if path in fed}
+    notes = [f"{path} comes from {source}: the value counts only before that has come" for path, source in late.items()]
     if tape.cut_at is not None:
         notes.append(f"the file ends early, at byte {tape.cut_at}: only what it has is replayed and compared")
     elif not tape.whole:

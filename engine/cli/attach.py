@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.graph import Graph
     from engine.session import Session
 
 
 class Attachment:
-    """Base: does nothing."""
+    """Base: does nothing. `writes`: the option that it comes from and the file that it will write, which is looked at before the run."""
+
+    writes: tuple[str, Path] | None = None
 
     def graph(self, graph: Graph) -> Graph:
         """The graph to compile instead of `graph`: the place to add a sink of one's own."""

@@ -20,9 +20,11 @@ def replay(
     tolerance: float | None, json: bool,
 ) -> int:  # fmt: skip
     """Replay and report; the exit code. Raises what recorder.replay raises."""
+    from engine.cli.run import known_device
     from recorder import replay as verb
     from recorder.tape import read
 
+    device = known_device(device)
     if until is not None and until < begin:
         raise UsageError(f"--until {until} comes before --from {begin}")
     tape = read(file)
@@ -107,6 +109,8 @@ def _show(outcome: Outcome, tolerance: float) -> None:
         "different": "different: the sinks got something else",
         "as asked": "this is what would have happened",
     }[outcome.verdict]
+    if outcome.verdict == "identical" and not any(seen.identical for seen in outcome.sinks.values()):
+        said = "nothing was compared: no frame of a sink is in the recording"
     report.tell(f"{said} ({outcome.frames} source frames)", "green" if outcome.exit_code == 0 else "bold red")
 
 

@@ -78,6 +78,7 @@ def _run(options: Options) -> tuple[dict[str, Any], BaseException | None, int]:
     try:
         plan = compiled(options.graph, options.sets, options.params, embedded=options.embedded, change=[a.graph for a in options.attachments])
         result["plan"] = plan.hash
+        look_at_files(options, plan)
         log.open(plan)
         session = Watched(plan, options, log)
         with session:
@@ -98,13 +99,28 @@ def _run(options: Options) -> tuple[dict[str, Any], BaseException | None, int]:
     return result, error, code
 
 
+def look_at_files(options: Options, plan: Plan) -> None:
+    """Raise UsageError where a file that the run is to write cannot be one: better now than when there is something to write."""
+    wanted = [("--trace", options.trace), ("--log", options.log), *(a.writes for a in options.attachments if a.writes is not None)]
+    taken = {Path(plan.file).resolve(): "the graph that is run"}
+    for option, path in wanted:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{option} {path}: that is a folder", fix="name a file in it")
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"{option} {path}: there is no folder {path.parent}", fix="name a file in a folder that exists")
+        if (other := taken.setdefault(path.resolve(), option)) != option:
+            raise UsageError(f"{option} {path}: that is {other}", fix="name another file")
+
+
 class Watched(Session):
     """A session under the eyes of the command line: its events are logged, its limits kept, its progress shown."""
 
     def __init__(self, plan: Plan, options: Options, log: Log) -> None:
         self.log, self.options, self.begun = log, options, 0
         super().__init__(
-            plan, executor="inline" if options.inline else "threaded", device=_device(options.device), poison=options.poison,
+            plan, executor="inline" if options.inline else "threaded", device=known_device(options.device), poison=options.poison,
             govern=options.govern, frames=options.frames, **{k: v for a in options.attachments for k, v in a.options().items()},
         )  # fmt: skip
         self.attached: list[Attachment] = []
@@ -156,7 +172,7 @@ class Watched(Session):
             write_trace(self.options.trace, chrome_trace(rings, self.events, about={"plan": self.plan.hash, "graph": self.plan.name}))
 
 
-def _device(name: str | None) -> str | None:
+def known_device(name: str | None) -> str | None:
     """`name`, where it is a device that this machine has. Raises UsageError or DeviceError."""
     if name is None or name == "cpu":
         return name

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import registry
 from engine.cli.attach import Attachment
-from engine.errors import MediaError, writing
+from engine.errors import writing
 from engine.graph import Graph, Input, Node, Ref
 from engine.payload import Image, Latent, Payload, Pose
 
@@ -32,9 +32,8 @@ class Report(Attachment):
     """Collects and writes. `path`: the file; its folder has to be there."""
 
     def __init__(self, path: Path) -> None:
-        if not path.resolve().parent.is_dir():
-            raise MediaError(f"cannot write the report {path}: there is no folder {path.parent}", fix="name a file in a folder that exists")
         self.path = path
+        self.writes = ("--report", path)
         self.memory: list[tuple[int, dict[str, float]]] = []  # when (ns on the session's clock), MB by name
         self.ages: list[tuple[int, float, float]] = []  # when, p50 and p95 of the frames since the last tick, ms
         self.pauses: deque[tuple[int, float]] = deque(maxlen=20_000)  # when (monotonic ns), ms

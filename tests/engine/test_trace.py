@@ -45,6 +45,7 @@ def test_a_frame_is_followed_across_lanes(executor: str, tmp_path: Path) -> None
         assert [e["ph"] for e in flow] == ["s", "t", "t", "f"]
         assert [tracks[e["tid"]] for e in flow] == ["in:src", "one", "two", "out"]
         assert [e["ts"] for e in flow] == sorted(e["ts"] for e in flow)
+    assert not [e for e in events if e.get("cat") == "frame" and "-" in e["id"]], "opening is nobody's frame"
     said = {e["name"] for e in events if e["ph"] == "i"}
     assert {"set", "epoch"} <= said
     assert again["otherData"]["plan"] == session.plan.hash

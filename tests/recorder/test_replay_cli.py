@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from engine.cli import main
+from engine.cli.replay import _show
+from recorder.check import Seen
+from recorder.replay import Outcome
 
 GRAPH = """
 [graph]
@@ -138,6 +141,40 @@ def test_what_would_have_happened(engine: Any):
     assert code == 0
     assert "11 differ, first at frame 1: another image" in out
     assert "this is what would have happened" in out
+
+
+def test_what_an_edge_feeds_is_said_to_come_from_there(engine: Any, home: Path):
+    (home / "fed.toml").write_text(GRAPH.format(clock="offline") + """
+[node.bright]
+op            = "image.color"
+in.image      = "skeleton"
+in.saturation = "steady"
+
+[node.steady]
+op      = "pose.stability"
+in.pose = "dancer.pose"
+
+[node.more]
+op       = "sink.null"
+in.image = "bright"
+""")
+    assert engine("run", "fed.toml", "--record", "a.mcap", "-q")[0] == 0
+    code, _, err = engine("replay", "a.mcap", "--with", "bright.saturation=0.5")
+    assert code == 0
+    assert "note: bright.saturation comes from steady.scalar" in err
+    assert "comes from" not in engine("replay", "a.mcap", "--with", "bright.contrast=0.5")[2]
+
+
+def test_nothing_to_compare_is_not_called_identical(capsys: pytest.CaptureFixture[str]):
+    for count, said in ((0, "nothing was compared"), (3, "identical: the sinks got")):
+        _show(Outcome("identical", {"screen": Seen(identical=count)}, 3, 0, {}, [], []), 2.0)
+        assert said in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there(engine: Any):
+    assert engine("run", "figure.toml", "--record", "a.mcap", "-q")[0] == 0
+    assert engine("replay", "a.mcap", "--device", "cuda:99")[0] == 4
+    assert engine("replay", "a.mcap", "--device", "quantum")[0] == 2
 
 
 def test_a_replay_that_differs_ends_with_5(engine: Any, monkeypatch: pytest.MonkeyPatch):
