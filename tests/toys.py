@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import pytest
 
 from engine import Format, Live, Operator, Stamped, operator
 from engine.clock import StepClock
@@ -606,3 +607,15 @@ def settled(session: Any) -> None:
         assert gate.credits == session.plan.in_flight, f"{gate.source.name}: {gate.credits} of {session.plan.in_flight} credits came back"
     for channel in session.channels if session.replay is None else ():
         assert channel.peak <= channel.edge.cap, f"{channel.edge}: {channel.peak} packets in a queue of {channel.edge.cap}"
+
+
+def interrupted(session: Any, *, after: int = 10) -> None:
+    """Run until more than `after` frames are out and Ctrl-C comes: the exception goes up, and everything is settled."""
+
+    def tick(running: Any) -> None:
+        if running.frames_out > after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.run(tick, tick_s=0.001)
+    settled(session)

@@ -8,18 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toml_paths import paths_of
 
 from engine.text.locate import KeyPath, dotted, locate, positions
-
-
-def paths_of(value: Any, at: KeyPath = ()) -> set[KeyPath]:
-    """Every path by which something in a parsed document can be reached."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found: set[KeyPath] = {at} if at else set()
-    for key, item in items:
-        found |= paths_of(item, (*at, key))
-    return found
-
 
 # ---------------------------------------------------------------- by hand
 

@@ -139,14 +139,7 @@ def test_results_that_belong_to_no_frame_are_an_error(executor: str, monkeypatch
 @BOTH
 def test_an_abort_in_the_middle_gives_everything_back(executor: str) -> None:
     session = Session(compile(graph(4, count=10**6).build()), executor=executor, poison=True)
-
-    def tick(s: Session) -> None:
-        if s.frames_out > 10:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        session.run(tick, tick_s=0.001)
-    toys.settled(session)
+    toys.interrupted(session)
 
 
 def test_ages_are_those_of_the_frames_shown() -> None:

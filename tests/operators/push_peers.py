@@ -33,23 +33,40 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-class Receiver:
-    """tests/operators/receiver.py, its lines read by a thread."""
+class Program:
+    """A program of this folder, its lines read by a thread."""
 
-    def __init__(self, url: str, format: str = "", *options: str) -> None:
-        command = [sys.executable, str(HERE / "receiver.py"), url, format, *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def __init__(self, name: str, *words: str) -> None:
+        self.process = subprocess.Popen([sys.executable, str(HERE / name), *words], stdout=subprocess.PIPE, text=True)
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.seen: list[tuple[int, int, int]] = []
-        self.sound = 0
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
-        assert self.lines.get(timeout=30) == "ready"
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.put(line.strip())
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.thread.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Receiver(Program):
+    """tests/operators/receiver.py."""
+
+    def __init__(self, url: str, format: str = "", *options: str) -> None:
+        self.seen: list[tuple[int, int, int]] = []
+        self.sound = 0
+        super().__init__("receiver.py", url, format, *options)
+        assert self.lines.get(timeout=30) == "ready"
+
+    def _read(self) -> None:
+        super()._read()
         self.lines.put("end")
 
     def until(self, count: int, seconds: float = 20.0) -> list[tuple[int, int, int]]:
@@ -68,14 +85,6 @@ class Receiver:
 
     def rest(self) -> list[tuple[int, int, int]]:
         return self.until(1 << 30)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.thread.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
@@ -131,6 +140,19 @@ class Feed:
         self.bench(Image(self.picture(self.count)), pts=self.count * 40 * MS)
         self.bench.let_go()
         self.slowest, self.count = max(self.slowest, time.monotonic() - start), self.count + 1
+
+
+class Watched(Feed):
+    """Feeds as the runtime does: only when somebody wants the picture."""
+
+    unwatched = 0
+
+    def one(self) -> None:
+        if self.bench.operator.wanted():
+            super().one()
+        else:
+            self.count += 1
+            self.unwatched += 1
 
 
 def said(bench: Bench) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from push_peers import Feed, Receiver, nothing_left, posix, receive, said
+from push_peers import Receiver, Watched, nothing_left, posix, receive, said
 
 from engine.clock import RealClock
 from engine.errors import MediaError, UsageError
@@ -34,19 +34,6 @@ def serving(url: str = "rtsp://127.0.0.1:0/live", **params: Any) -> Bench:
     bench = Bench("sink.rtsp", url=url, site_live=True, site_clock=RealClock(), **params)
     bench.params["fps"] = rate  # `fps` is the bench's own word
     return bench
-
-
-class Watched(Feed):
-    """Feeds as the runtime does: only when somebody wants the picture."""
-
-    unwatched = 0
-
-    def one(self) -> None:
-        if self.bench.operator.wanted():
-            super().one()
-        else:
-            self.count += 1
-            self.unwatched += 1
 
 
 def watch(receive: Callable[..., Receiver], bench: Bench, user: str = "") -> Receiver:

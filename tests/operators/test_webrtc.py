@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -16,7 +13,7 @@ from typing import Any
 
 import pytest
 from media_clips import number_of, play
-from push_peers import HERE, Feed, nothing_left, posix
+from push_peers import Program, Watched, nothing_left, posix
 
 from engine.clock import RealClock
 from engine.errors import MediaError, UsageError
@@ -26,21 +23,12 @@ from operators.webrtc.endpoint import MAX_BODY, Denied, Endpoint, Where, parse_w
 pytest.importorskip("aiortc")
 
 
-class Peer:
-    """tests/operators/webrtc_peer.py, its lines read by a thread."""
+class Peer(Program):
+    """tests/operators/webrtc_peer.py."""
 
     def __init__(self, what: str, url: str, token: str) -> None:
-        command = [sys.executable, str(HERE / "webrtc_peer.py"), what, url, token]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        super().__init__("webrtc_peer.py", what, url, token)
         self.seen: list[str] = []
-        self.thread = threading.Thread(target=self._read)
-        self.thread.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.put(line.strip())
 
     def has(self, count: int) -> Callable[[], bool]:
         def enough() -> bool:
@@ -49,14 +37,6 @@ class Peer:
             return len(self.seen) >= count
 
         return enough
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.thread.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
@@ -70,17 +50,6 @@ def peer() -> Iterator[Callable[..., Peer]]:
     yield start
     for one in made:
         one.kill()
-
-
-class Watched(Feed):
-    unwatched = 0
-
-    def one(self) -> None:
-        if self.bench.operator.wanted():
-            super().one()
-        else:
-            self.count += 1
-            self.unwatched += 1
 
 
 def test_two_viewers_share_one_encode_and_nothing_is_made_without_them(peer: Callable[..., Peer]) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from toml_paths import paths_of
 
 from engine.errors import EngineError, GraphError
 from engine.graph import Graph
 from engine.text.keys import FILE, GOVERN, GRAPH, INPUT, KNOB, MEMORY, NODE, Key
 from engine.text.load import load, loads
-from engine.text.locate import KeyPath, dotted, positions
+from engine.text.locate import dotted, positions
 
 GRAPH_TEXT = """\
 include = []
@@ -54,14 +55,6 @@ range = [10, 22]
 vram = "6GB"
 """
 SETS = ("paint.steps=4", "graph.seed=1", "paint.in.carry={ hold = 1 }", "param.n=x", "govern.knob.0.set=1", "camera=1", "=", "a.b.c.d=[")
-
-
-def paths_of(value: Any, at: KeyPath = ()) -> set[KeyPath]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found: set[KeyPath] = {at} if at else set()
-    for key, item in items:
-        found |= paths_of(item, (*at, key))
-    return found
 
 
 def check(error: GraphError, text: str) -> None:

@@ -39,6 +39,20 @@ def number_in(picture: Any) -> int:
     return sum((mean > 128) << bit for bit, mean in enumerate(means))
 
 
+def on_canvas(believed: str) -> str:
+    """JavaScript for a page with a canvas #picture: what `stamped` wrote on it, `believed`, its width and its height."""
+    return f"""(() => {{
+  const canvas = document.querySelector('#picture');
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, {BLOCK}).data;
+  let number = 0;
+  for (let bit = 0; bit < {BITS}; bit++) {{
+    const at = 4 * (canvas.width * {BLOCK // 2} + bit * {BLOCK} + {BLOCK // 2});
+    if (pixels[at + 1] > 128) number |= 1 << bit;
+  }}
+  return [number, {believed}, canvas.width, canvas.height];
+}})()"""
+
+
 @operator("shown.film")
 class Film(Operator):
     """Pictures that say which frame they are, `fps` a second."""

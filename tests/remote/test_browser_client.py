@@ -17,7 +17,7 @@ import chrome
 import pytest
 from chrome import Chrome
 from remote_runs import ROOT
-from shown import BITS, BLOCK, Shown, film, shown
+from shown import Shown, film, on_canvas, shown
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(chrome.program() is None, reason="no Chromium on this machine")]
 
@@ -32,16 +32,7 @@ show(preview, document.querySelector("#picture"), (frame) => seen.frames.push([f
   .catch((error) => (seen.error = `${error.name}: ${error.message}`)).finally(() => (seen.over = true));
 </script>"""
 
-NUMBER = f"""(() => {{
-  const canvas = document.querySelector('#picture');
-  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, {BLOCK}).data;
-  let number = 0;
-  for (let bit = 0; bit < {BITS}; bit++) {{
-    const at = 4 * (canvas.width * {BLOCK // 2} + bit * {BLOCK} + {BLOCK // 2});
-    if (pixels[at + 1] > 128) number |= 1 << bit;
-  }}
-  return [number, seen.frames.at(-1)[0], canvas.width, canvas.height];
-}})()"""
+NUMBER = on_canvas("seen.frames.at(-1)[0]")
 
 
 class Quiet(SimpleHTTPRequestHandler):

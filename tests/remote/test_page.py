@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import chrome
 import pytest
 from chrome import Chrome
-from shown import BITS, BLOCK, Shown, film, shown
+from shown import Shown, film, on_canvas, shown
 
 from engine import Knob, Live, operator
 from engine.graph import Govern, GraphBuilder, KnobRule, as_input
@@ -19,16 +19,7 @@ from engine.payload import Image, Scalar
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(chrome.program() is None, reason="no Chromium on this machine")]
 
-NUMBER = f"""(() => {{
-  const canvas = document.querySelector('#picture');
-  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, {BLOCK}).data;
-  let number = 0;
-  for (let bit = 0; bit < {BITS}; bit++) {{
-    const at = 4 * (canvas.width * {BLOCK // 2} + bit * {BLOCK} + {BLOCK // 2});
-    if (pixels[at + 1] > 128) number |= 1 << bit;
-  }}
-  return [number, afterimage.picture.last.seq, canvas.width, canvas.height];
-}})()"""
+NUMBER = on_canvas("afterimage.picture.last.seq")
 """What the canvas shows, by the bits in its top row, beside what the page believes that it shows."""
 
 
