@@ -119,7 +119,7 @@ def test_a_capture_beside_replays_that_are_under_way_disturbs_nothing() -> None:
             rig = loop.rig
             loop.expect(bench.operator._shapes((64,)))
             for _ in range(20):  # some milliseconds of work on the lane's stream
-                loop._entry(rig, "step", *next((k, list(nets)) for k, nets in loop.courses)).run()
+                loop._entry(rig, "step", *next((k, list(nets)) for k, nets, _ in loop.courses)).run()
             settle(bench)
         for each in (bench, plain):
             each.seq = 50

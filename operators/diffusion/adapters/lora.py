@@ -89,6 +89,8 @@ class Loras:
             for delta in layer.deltas:
                 if weights[delta.lora]:
                     total += (weights[delta.lora] * delta.scale) * _product(delta, total)
+            if (written := getattr(layer.module, "written", None)) is not None:
+                written()  # a copy of it may be on its way to the device
             weight.copy_(total)
 
 

@@ -143,10 +143,12 @@ class Models:
     def place(self, placed: Mapping[str, str], *, backend: str = "", bits: int = 8) -> None:
         """Bring every part onto the device, or to where and into the form in which `placed` says it is kept (see placement.py); parts that it
         does not name stay on the device. Adapters have been put in before; `backend` quantises. Once, when a node is opened."""
+        from operators.diffusion.weights.ferry import Ferry
         from operators.diffusion.weights.stored import store8, store_on_host
         from operators.models.quantise import quantise
         from operators.models.sizes import KEPT
 
+        ferry: Ferry | None = None
         for part, modules in self.parts().items():
             how = placed.get(part, "resident")
             for module in modules:
@@ -155,7 +157,8 @@ class Models:
                 if how in ("int8", "int4") and (part == "text" or module is modules[0]):
                     quantise(module, backend, bits, KEPT.search)
                 elif how.endswith("group") and module is modules[0]:
-                    store_on_host(module, self.device)
+                    ferry = ferry or Ferry(self.device)
+                    store_on_host(module, self.device, ferry)
                     self.streamed.add(id(module))
                 elif how == "staged":
                     self.staged[id(module)] = module

@@ -183,11 +183,11 @@ def way_of(how: str, size: Sizes, often: float, factor: int = 1, backend: str = 
             moving = widen + 1e3 * min(1.0, often) * moved / BUS
             return Way(how, visits=moved, cost_ms=moving, alters=True, says=f"{SAYS['fp8']}, {SAYS['offload']}")
         case "group":
-            return Way(how, stays=rest, visits=min(LARGEST, HALF * layers), cost_ms=1e3 * often * HALF * layers / BUS, says=SAYS[how])
+            return Way(how, stays=rest, visits=min(2 * LARGEST, HALF * layers), cost_ms=1e3 * often * HALF * layers / BUS, says=SAYS[how])
         case "fp8+group":
             moving = widen + 1e3 * often * layers / BUS
             says = f"{SAYS['group']}, in 8-bit floats"
-            return Way(how, stays=rest, visits=min(LARGEST, HALF * layers), cost_ms=moving, alters=True, says=says)
+            return Way(how, stays=rest, visits=min(2 * LARGEST, HALF * layers), cost_ms=moving, alters=True, says=says)  # two, one of them wide
     bits = int(how.removeprefix("int"))
     backend = backend if backend != "auto" else next(iter(quantise.installed(bits)), "torchao" if bits == 8 else "bitsandbytes")
     packed = quantise.bytes_of(backend, bits, linear=size.linear, conv=size.conv, rest=size.total - layers)

@@ -1,8 +1,8 @@
 """Layers whose weights are kept otherwise than they compute: in eight-bit floats, or in the memory of the host.
 
-A weight is brought into the precision and onto the device of what it is applied to, each time it is applied, and let go of again. What is
-kept never moves and is never written, so a recorded pass finds it where it was. In eight bits the result is that of diffusers'
-layerwise casting to the same storage type, bit for bit; from the host it is that of weights on the device, bit for bit.
+A weight is brought into the precision and onto the device of what it is applied to, each time it is applied, and let go of again; from the
+host by a ferry (ferry.py). What is kept never moves and is never written, so a recorded pass finds it where it was. In eight bits the result
+is that of diffusers' layerwise casting to the same storage type, bit for bit; from the host it is that of weights on the device, bit for bit.
 
 Normalisations, embeddings, biases and the first and last layers stay as they are. It knows layers, not models or plans.
 """
@@ -18,6 +18,8 @@ from operators.models.sizes import KEPT
 if TYPE_CHECKING:
     import torch
 
+    from operators.diffusion.weights.ferry import Ferry
+
 
 def store8(module: Any) -> None:
     """Keep the weights of linear layers and convolutions in float8_e4m3fn from now on."""
@@ -27,15 +29,20 @@ def store8(module: Any) -> None:
         layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.float8_e4m3fn), requires_grad=False)
 
 
-def store_on_host(module: Any, device: torch.device) -> None:
-    """Keep these weights in the memory of the host, pinned where `device` can read it directly, and everything else on `device`."""
+def store_on_host(module: Any, device: torch.device, ferry: Ferry | None = None) -> None:
+    """Keep these weights in the memory of the host, pinned where `device` can read it directly, and everything else on `device`. `ferry`
+    brings them; modules that share one have two layers on the device between them."""
     import torch
 
-    away = set()
+    from operators.diffusion.weights.ferry import Ferry
+
+    ferry, away = ferry or Ferry(device), set()
     for layer in _layers(module):
         weight = layer.weight.data.to("cpu")
         layer.weight = torch.nn.Parameter(weight.pin_memory() if device.type == "cuda" else weight, requires_grad=False)
         away.add(id(layer.weight))
+        layer.ferry = ferry
+        ferry.add(layer)
     for inner in module.modules():
         for name, parameter in inner._parameters.items():
             if parameter is not None and id(parameter) not in away:
@@ -58,15 +65,38 @@ def _kinds() -> dict[type, type]:
     import torch
     import torch.nn.functional as F
 
-    def fetched(weight: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        return weight.to(to.device, non_blocking=True).to(to.dtype)  # narrow over the bus, wide on the device
+    class Stored(torch.nn.Module):
+        ferry: Ferry | None = None
 
-    class Linear(torch.nn.Linear):
         def forward(self, input: torch.Tensor) -> torch.Tensor:
-            return F.linear(input, fetched(self.weight, input), self.bias)
+            if self.ferry is None:
+                return self.applied(input, self.weight.to(input.dtype))  # type: ignore[no-any-return, arg-type, operator]
+            weight = self.take()  # narrow over the bus, wide on the device
+            found = self.applied(input, weight.to(input.dtype))  # type: ignore[operator]
+            self.give()
+            return found  # type: ignore[no-any-return]
 
-    class Conv2d(torch.nn.Conv2d):
-        def forward(self, input: torch.Tensor) -> torch.Tensor:
-            return self._conv_forward(input, fetched(self.weight, input), self.bias)
+        @torch.compiler.disable
+        def take(self) -> torch.Tensor:
+            assert self.ferry is not None
+            return self.ferry.take(self)
+
+        @torch.compiler.disable
+        def give(self) -> None:
+            assert self.ferry is not None
+            self.ferry.give(self)
+
+        def written(self) -> None:
+            """The weight is about to be written."""
+            if self.ferry is not None:
+                self.ferry.written(self)
+
+    class Linear(Stored, torch.nn.Linear):
+        def applied(self, input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return F.linear(input, weight, self.bias)
+
+    class Conv2d(Stored, torch.nn.Conv2d):
+        def applied(self, input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return self._conv_forward(input, weight, self.bias)
 
     return {torch.nn.Linear: Linear, torch.nn.Conv2d: Conv2d, Linear: Linear, Conv2d: Conv2d}
