@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 140  # of tables that no terminal limits
+NARROW = 88  # columns of a terminal below which tables leave out what a graph file says
 debug = False  # whether errors are printed with their traceback; set by `main`
 
 
@@ -144,6 +145,11 @@ def stdout_kept() -> Iterator[Callable[[str], None]]:
 
 
 # ---------------------------------------------------------------- tables
+
+
+def is_narrow() -> bool:
+    """Whether tables on stdout have to do without some of their columns."""
+    return console().width < NARROW
 
 
 def table(*columns: str) -> Table:

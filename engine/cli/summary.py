@@ -30,11 +30,12 @@ def show_summary(result: Mapping[str, Any]) -> None:
     if result["events"]:
         report.tell(f"events  {report.listed(result['events'])}")
     if result["nodes"]:
-        table = report.table("node", "operator", "lane", ">frames", ">ms p50", ">p95", ">seconds", ">errors")
+        narrow = report.is_narrow()
+        table = report.table("node", *(() if narrow else ("operator", "lane")), ">frames", ">ms p50", ">p95", ">seconds", ">errors")
         for name, node in result["nodes"].items():
             ms = node["ms"]
             table.add_row(
-                name, node["op"], node["lane"], str(node["count"]), report.number(ms["p50"]), report.number(ms["p95"]),
+                name, *(() if narrow else (node["op"], node["lane"])), str(node["count"]), report.number(ms["p50"]), report.number(ms["p95"]),
                 report.number(node["busy_s"]), str(node["errors"] or ""),
             )  # fmt: skip
         report.show(table)

@@ -216,7 +216,8 @@ class Screen(Silent):
         return Group(*parts)
 
     def _nodes(self, reading: Reading) -> Any:
-        table = report.table("node", "lane", ">frames", ">ms p50", ">p95", "lane busy")
+        narrow = self._console.width < report.NARROW
+        table = report.table("node", *(() if narrow else ("lane",)), ">frames", ">ms p50", ">p95", "lane busy")
         seen: set[str] = set()
         for name, node in self.session.nodes.items():
             lane = node.plan.lane
@@ -226,7 +227,7 @@ class Screen(Silent):
             seen.add(lane)
             now = node.lane.busy is not None and node.lane.busy[0] is node
             table.add_row(
-                ("● " if now else "  ") + name, lane, str(node.count), p50, p95,
+                ("● " if now else "  ") + name, *(() if narrow else (lane,)), str(node.count), p50, p95,
                 "" if share is None else f"{meter_bar(share)} {share:4.0%}", style="red" if node.errors else None,
             )  # fmt: skip
         return table

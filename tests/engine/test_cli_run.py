@@ -273,13 +273,11 @@ def test_lines_now_and_then_where_there_is_no_terminal(home, engine):
     assert "\x1b" not in done.stderr
 
 
-@posix
-def test_a_live_view_on_a_terminal(home):
+def on_a_terminal(arguments, env, home, stdout=None):
+    """What a command writes to a terminal, and its exit code. `stdout`: where its stdout goes instead."""
     import pty
     import threading
 
-    env = register(home / "site")
-    write_graph(home, CHAIN + '[govern]\ntarget_fps = 25.0\n[[govern.knob]]\nset = "chat.level"\nrange = [0.1, 1.0]\n')
     leader, follower = pty.openpty()
     seen = bytearray()
 
@@ -290,18 +288,41 @@ def test_a_live_view_on_a_terminal(home):
         except OSError:  # Linux's way to say that the other side is closed
             pass
 
-    env |= {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    arguments = ["run", "chain.toml", "--json", "--no-govern", "--clock", "live", "count.frames=120", "count.every_ms=20.0"]
-    process = start(arguments, env, home, stderr=follower)
+    process = start(arguments, env, home, stdin=follower, stdout=stdout or follower, stderr=follower)
     os.close(follower)
     reader = threading.Thread(target=drain)
     reader.start()
-    out, _ = process.communicate(timeout=60)
+    process.wait(60)
     reader.join(10)
     os.close(leader)
-    text = seen.decode(errors="replace")
-    assert process.returncode == 0
-    assert one_object(out)["knobs"] == {"chat.level": 0.5}
+    return seen.decode(errors="replace"), process.returncode
+
+
+@posix
+def test_tables_fit_a_narrow_terminal(home):
+    """Names in one piece, and what the graph file says anyway left out."""
+    env = register(home / "site") | {"TERM": "xterm", "LINES": "40", "NO_COLOR": "1"}
+    for columns, heads in ((60, "node frames ms p50 p95 seconds errors"), (100, "node operator lane frames ms p50 p95 seconds errors")):
+        text, code = on_a_terminal(["run", "chain.toml", "count.frames=6"], env | {"COLUMNS": str(columns)}, home)
+        assert code == 0, text
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+        table = plain[plain.index("chain.toml: done") :].splitlines()
+        assert heads in [" ".join(line.split()) for line in table], text
+        assert max(len(line) for line in table) <= columns
+        assert {"count", "chat", "fail", "file"} <= {line.split()[0] for line in table if line.split()}, text
+
+
+@posix
+def test_a_live_view_on_a_terminal(home):
+    env = register(home / "site")
+    write_graph(home, CHAIN + '[govern]\ntarget_fps = 25.0\n[[govern.knob]]\nset = "chat.level"\nrange = [0.1, 1.0]\n')
+    env |= {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    arguments = ["run", "chain.toml", "--json", "--no-govern", "--clock", "live", "count.frames=120", "count.every_ms=20.0"]
+    out = Path(home / "out.json")
+    with out.open("wb") as file:
+        text, code = on_a_terminal(arguments, env, home, stdout=file)
+    assert code == 0
+    assert one_object(out.read_text())["knobs"] == {"chat.level": 0.5}
     for word in ("fps", "age ms", "p99", "chat.level", "of 120 frames", "ends in", "lane busy", "encoder", "under way", "main"):
         assert word in text, word
 
