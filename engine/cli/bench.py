@@ -33,5 +33,5 @@ def bench(name: str | None, arguments: Sequence[str]) -> int:
             report.tell(f"{stem:{width}}  {doc.partition(chr(10))[0]}")
         return 0
     if name not in known:
-        raise UsageError(f"no measurement is called {name!r}", fix=suggest(name, list(known)))
+        raise UsageError(f"no measurement is called {name!r}", fix=suggest(name, list(known)) or "engine bench lists them")
     return subprocess.run([sys.executable, str(known[name]), *arguments], check=False).returncode

@@ -20,8 +20,8 @@ app.add_typer(models, name="models")
 app.add_typer(ctl.app, name="ctl")
 
 GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A graph file, or the name of one that ships with the engine.")]
-Graphs = Annotated[list[str], typer.Argument(metavar="GRAPH...", help="Graph files, or names of graphs that ship with the engine.")]
-Changes = Annotated[list[str] | None, typer.Argument(metavar="[NODE.PARAM=VALUE]...", help="The same as --set.", show_default=False)]
+Graphs = Annotated[list[str], typer.Argument(metavar="GRAPH", help="Graph files, or names of graphs that ship with the engine.")]
+Changes = Annotated[list[str] | None, typer.Argument(metavar="NODE.PARAM=VALUE", help="The same as --set.", show_default=False)]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="NODE.PARAM=VALUE", help="Change a value of the graph; may be repeated.", show_default=False),
@@ -34,9 +34,18 @@ Embedded = Annotated[bool, typer.Option("--embedded", help="Use the small models
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
 @app.callback()
-def everywhere(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False) -> None:
-    """Holds the option that `main` has taken out already, so that help shows it."""
+def everywhere(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    ask: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """`--debug` is here for the help alone: `main` has taken it out already."""
 
 
 @app.command()
@@ -49,7 +58,7 @@ def run(
     clock: Annotated[Literal["live", "offline"] | None, typer.Option(help="Real time with late frames dropped, or no frame lost.")] = None,
     seed: Annotated[int | None, typer.Option(help="What all random numbers follow from.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames have come in.")] = None,
-    duration: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Stop after so many seconds.")] = None,
+    duration: Annotated[float | None, typer.Option(min=0.001, metavar="SECONDS", help="Stop after so many seconds.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a trace that ui.perfetto.dev opens.")] = None,
     log: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every event as a line of JSON.")] = None,
@@ -189,7 +198,7 @@ def plan(
 
 @app.command()
 def ops(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="An operator, or a family.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="An operator, or a family.")] = None,
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="The whole reference, as Markdown.")] = False,
 ) -> None:
@@ -225,8 +234,8 @@ def devices(json: Json = False) -> None:
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def bench(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The measurement to run; none lists them.")] = None,
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[OPTION]...", help="Handed on to it.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The measurement to run; none lists them.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="OPTION", help="Handed on to it.")] = None,
 ) -> None:
     """Run a measurement of bench/, from a checkout of the project."""
     from engine.cli import bench as verb
@@ -286,7 +295,7 @@ def models_list(json: Json = False) -> None:
 
 
 @models.command("pull")
-def models_pull(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="A model of the list, or owner/name of the Hub.")]) -> None:
+def models_pull(names: Annotated[list[str], typer.Argument(metavar="NAME", help="A model of the list, or owner/name of the Hub.")]) -> None:
     """Fetch a model and check it against its hash. Nothing else ever fetches one."""
     from engine.cli import models as verb
 
@@ -294,7 +303,7 @@ def models_pull(names: Annotated[list[str], typer.Argument(metavar="NAME...", he
 
 
 @models.command("verify")
-def models_verify(names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="By default all that are here.")] = None) -> None:
+def models_verify(names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="By default all that are here.")] = None) -> None:
     """Read models whole and compare them with their hashes."""
     from engine.cli import models as verb
 

@@ -145,6 +145,8 @@ def find(name: str | os.PathLike[str]) -> tuple[Path, str]:
 
     Raises UsageError with the nearest names where there is none.
     """
+    if not str(name).strip():
+        raise UsageError("the name of the graph is empty", fix=f"name a file, or {' or '.join(sorted(shipped_graphs())[:2])}")
     path = Path(name)
     try:
         if path.is_file():

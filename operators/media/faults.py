@@ -48,8 +48,10 @@ def explain(error: BaseException, where: str, *, doing: str = "open", device: bo
         return MediaError(f"{head}no decoder for its codec", fix="convert it to H.264 first")
     if isinstance(error, av.error.EOFError):
         return MediaError(f"{head}it holds no frame: it ends after its header", fix="was it copied to its end?")
-    if isinstance(error, av.error.InvalidDataError):
+    if isinstance(error, av.error.InvalidDataError) or (doing == "open" and isinstance(error, av.error.ArgumentError)):
         return MediaError(f"{head}not a video this engine can read, or damaged from its start", fix="does it play in a video player?")
     if isinstance(error, OSError) and number:
         return MediaError(f"{head}{what}")
+    if isinstance(error, av.error.FFmpegError):
+        return MediaError(f"{head}{what.lower()}")
     return MediaError(f"{head}{type(error).__name__}: {what}")

@@ -7,13 +7,14 @@ not at all. It knows files and arrays, no streams.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import MediaError, MissingError
 from operators.media.faults import explain
-from operators.media.urls import nearest_name
+from operators.media.urls import VIDEO_SUFFIXES, nearest_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +36,12 @@ def _open(path: Path, max_pixels: int) -> Any:
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # judged below, by our own limit
             picture = PIL.Image.open(path, formats=FORMATS)
     except PIL.Image.DecompressionBombError as error:
-        raise MediaError(f"{path} is too large: {error}", fix="make it smaller first") from error
+        count = re.search(r"\d{6,}", str(error))  # Pillow's own limit, which comes first where max_pixels is above it
+        many = f"{count[0]} pixels" if count else "too many pixels"
+        raise MediaError(f"{path} has {many}, more than max_pixels = {max_pixels}", fix="make it smaller first") from error
     except PIL.UnidentifiedImageError as error:
-        raise MediaError(f"{path} is not a picture this engine can read", fix="it reads " + ", ".join(FORMATS)) from error
+        fix = "for a video use source.video" if path.suffix.lower() in VIDEO_SUFFIXES else "it reads " + ", ".join(FORMATS)
+        raise MediaError(f"{path} is not a picture this engine can read", fix=fix) from error
     except OSError as error:
         raise explain(error, str(path), doing="read") from error
     if picture.width * picture.height > max_pixels:

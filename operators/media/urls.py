@@ -31,6 +31,7 @@ NETWORK = {
 """Schemes a source may read from the network, each with the protocols that FFmpeg may use for it."""
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".flv", ".mpg", ".mpeg", ".gif"})
 _FRAGMENT = re.compile(r"#t=(?P<start>\d+(?:\.\d+)?)?(?:,(?P<end>\d+(?:\.\d+)?))?$")
 _SCHEME = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):")
 _METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata", "instance-data"})
@@ -56,6 +57,7 @@ def classify(url: str, *, allow_private: bool = True) -> Address:
     """What `url` names. Raises UsageError for an address that no source may open, MissingError for a file that is not there."""
     if not url.strip():
         raise UsageError("the url is empty", fix='give a file, a camera number such as "0", rtsp://… or lavfi:…')
+    check_characters(url)
     if url.isdecimal():
         return _camera(int(url), url)
     head, _, rest = url.partition(":")
@@ -109,8 +111,16 @@ def with_span(url: str, start: float, end: float | None) -> str:
     return f"{url}#t={start:g}" + ("" if end is None else f",{end:g}")
 
 
+def check_characters(text: str) -> None:
+    """Raise UsageError where a path has line ends or tabs in it, as "out\\new.mp4" in double quotes has."""
+    if any(ord(letter) < 32 for letter in text):
+        what = "tab" if "\t" in text else "line end" if "\n" in text or "\r" in text else "control character"
+        raise UsageError(f"{text!r} has a {what} in it", fix=r"put Windows paths in single quotes: 'out\new.mp4'")
+
+
 def local_path(text: str) -> Path:
     """`text` as a path of this machine, `~` resolved. Raises UsageError for what no file can be called."""
+    check_characters(text)
     try:
         path = Path(text).expanduser()
         path.exists()

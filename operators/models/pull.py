@@ -42,7 +42,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
         if not is_hub_name(name):
             from engine.registry import suggest
 
-            raise UsageError(f"no model is called {name!r}", fix=suggest(name, names()))
+            raise UsageError(f"no model is called {name!r}", fix=suggest(name, names()) or "engine models list shows them")
         return _pull_hub(name, SAFE_PATTERNS, tell)
     if model.kind == "shipped":
         return store.find(model.name)

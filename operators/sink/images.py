@@ -38,13 +38,16 @@ class Images(Operator):
     def open(self, site: Site) -> None:
         super().open(site)
         no_scheme(self.url, "sink.images")
+        if not self.url.strip():
+            raise UsageError("the url is empty", fix='such as url = "out/%06d.png"')
         pattern = local_path(self.url)
         if pattern.is_dir() or (not pattern.suffix and not _NUMBER.search(pattern.name)):
             pattern = pattern / "%06d.png"
         if pattern.suffix.lower() not in SUFFIXES:
             raise UsageError(f'{self.url}: no picture is written for the suffix "{pattern.suffix}"', fix="use " + ", ".join(SUFFIXES))
         if len(_NUMBER.findall(pattern.name)) != 1 or pattern.name.count("%") != 1:
-            raise UsageError(f"{self.url} needs one place for the number", fix=f'such as "{pattern.stem}_%05d{pattern.suffix}"')
+            stem = re.sub(r"%\w?", "", pattern.stem).strip("_") or "picture"
+            raise UsageError(f"{self.url} needs one place for the number", fix=f'such as "{stem}_%05d{pattern.suffix}"')
         ensure_folder(pattern.parent, site)
         self.pattern = pattern
 

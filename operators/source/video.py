@@ -37,8 +37,8 @@ class Video(Operator):
     `hwaccel`: "cuda" decodes on the GPU, "auto" does so where it works; the default leaves video memory to the models.
     `open_timeout`, `read_timeout`: seconds to wait for a peer. `max_pixels`: larger pictures are refused before they cost memory.
     `max_reconnects`: failed attempts in a row after which a live stream is given up; -1: never, for outputs that are `always_on`.
-    `allow_private`: whether addresses of the local network
-    may be read. `options`: handed to FFmpeg, such as { video_size = "1280x720", framerate = "30" } for a camera.
+    `allow_private`: whether addresses of the local network may be read.
+    `options`: handed to FFmpeg, such as { video_size = "1280x720", framerate = "30" } for a camera.
 
     A live stream is emptied by a thread of its own: under the live clock a slow graph gets the newest frame. When the peer goes away or
     freezes it is connected again, and the next frame comes behind a cut with a pts that still rises.

@@ -167,7 +167,8 @@ def test_new_refuses_names_that_cannot_be(engine, name, tmp_path):
 def test_version_help_and_mistakes(engine):
     import engine as package
 
-    assert engine("version").stdout == f"engine {package.__version__}\n"
+    assert engine("version").stdout == engine("--version").stdout == f"engine {package.__version__}\n"
+    assert "{GRAPH} [NODE.PARAM=VALUE]..." in engine("run", "--help").stdout
     assert "run" in engine("--help").stdout
     done = engine("chek")
     assert done.returncode == 2

@@ -74,6 +74,14 @@ def test_no_video_stream(tmp_path: Path) -> None:
     assert "audio" in error.message
 
 
+def test_a_file_of_sound_alone(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp3"
+    path.write_bytes((b"\xff\xfb\x90\x00" + bytes(413)) * 40)
+    error = opened(str(path))
+    assert isinstance(error, MediaError)
+    assert "not a video this engine can read" in error.message
+
+
 def test_zero_frames(tmp_path: Path) -> None:
     """A header that promises a video, and nothing behind it."""
     whole = encode(tmp_path / "whole.mkv", 5).read_bytes()
@@ -198,6 +206,7 @@ def test_start_after_the_end(tmp_path: Path) -> None:
     ("url", "words"),
     [
         ("", "empty"),
+        ("clips\take.mp4", "has a tab in it"),
         ("ftp://host/x.mp4", "ftp"),
         ("rstp://host/live", "rtsp"),
         ("concat:a.mp4|b.mp4", "not allowed"),

@@ -141,6 +141,9 @@ def test_clear_words(folder: Path, tmp_path: Path) -> None:
     assert isinstance(refused(files=[str(folder / "gone.png")]), MissingError)
     (folder / "text.png").write_text("not a picture")
     assert isinstance(refused(url=str(folder / "text.png")), MediaError)
+    (folder / "clip.mp4").write_bytes(bytes(100))
+    assert "source.video" in refused(url=str(folder / "clip.mp4")).fix
+    assert "single quotes" in refused(url="shots\new").fix
 
 
 def test_a_damaged_picture_is_named(folder: Path) -> None:
@@ -171,7 +174,7 @@ def test_a_bomb_is_refused_before_it_costs_memory(tmp_path: Path) -> None:
     said = subprocess.run([sys.executable, "-c", BOMB, str(bomb)], capture_output=True, text=True, check=True).stdout.split(maxsplit=2)
     assert said[0] == "refused"
     assert int(said[1]) < 20, "MB"
-    assert "too large" in said[2]
+    assert "has 225000000 pixels, more than max_pixels" in said[2]
     with pytest.raises(MediaError, match="160x90, more than max_pixels"):
         read_picture(_small(tmp_path), max_pixels=1000)
     assert isinstance(refused(url=str(bomb)), MediaError)
@@ -231,6 +234,17 @@ def test_patterns_are_checked(tmp_path: Path) -> None:
     for url in ("out.png", "a_%d_%d.png", "a_%s.png", "a_%d.tga", "http://host/%d.png"):
         with pytest.raises(UsageError), Bench("sink.images", url=str(tmp_path / url) if "://" not in url else url):
             pass
+
+
+@pytest.mark.parametrize(
+    ("url", "says"), [("", "the url is empty"), ("a_%s.png", 'such as "a_%05d.png"'), ("out\new_%d.png", "has a line end in it")]
+)
+def test_patterns_and_what_would_do(url: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught, Bench("sink.images", url=url):
+        pass
+    assert says in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_null_counts() -> None:
