@@ -104,6 +104,7 @@ class Server:
             router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
             router.setsockopt(zmq.HEARTBEAT_IVL, 3000)
             router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 9000)
+            router.setsockopt(zmq.IPV6, int(self.endpoint.startswith("tcp://[")))
             if self.guard is not None:
                 self._release = self.guard.secure(self._context, router)
             router.bind(self.endpoint)

@@ -97,6 +97,7 @@ class Link:
             self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, 3000)
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 9000)
+            self._socket.setsockopt(zmq.IPV6, int(url.startswith("tcp://[")))
             if guard is not None:
                 guard.secure(self._socket)
             events = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL

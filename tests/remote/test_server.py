@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -254,6 +255,22 @@ def keys(tmp_path):
     for name in ("server", "friend", "stranger"):
         curve.write(curve.generate(), folder, name)
     return folder
+
+
+def test_ipv6(tmp_path):
+    try:
+        with socket.socket(socket.AF_INET6) as free:
+            free.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    with running(graph(tmp_path)) as run:
+        server = served(run.session, "tcp://[::1]:*")
+        try:
+            assert server.endpoint.startswith("tcp://[::1]:")
+            with Control(server.endpoint) as client:
+                assert client.hello()["graph"] == "toys"
+        finally:
+            end(server)
 
 
 def test_only_allowed_keys_are_let_in(tmp_path, keys):

@@ -1,11 +1,11 @@
-"""Every frame into a video file, with the times it was made at. `python save_to_file.py OUT.mp4 [URL [SECONDS]]`; needs av.
+"""Every frame into a video file, with the times it was made at: `python save_to_file.py OUT.mp4 tcp://127.0.0.1:5555`. Needs av.
 
 What was lost on the way, or because this program was too slow, is told at the end.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from fractions import Fraction
 
@@ -37,11 +37,15 @@ class Writer:
 
 
 def main() -> None:
-    out = sys.argv[1]
-    url = sys.argv[2] if len(sys.argv) > 2 else "tcp://127.0.0.1:5555"
-    until = time.monotonic() + (float(sys.argv[3]) if len(sys.argv) > 3 else float("inf"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", help="such as show.mp4; its ending says the format")
+    parser.add_argument("url", nargs="?", default="tcp://127.0.0.1:5555")
+    parser.add_argument("seconds", nargs="?", type=float, default=float("inf"))
+    parser.add_argument("--stream", default="live")
+    args = parser.parse_args()
+    out, until = args.out, time.monotonic() + args.seconds
     writer, counts = None, None
-    with Subscriber(url, latest=False, queue=512) as frames, av.open(out, "w") as file:
+    with Subscriber(args.url, args.stream, latest=False, queue=512) as frames, av.open(out, "w") as file:
         counts = frames.counts
         try:
             while time.monotonic() < until:
