@@ -8,13 +8,14 @@ the number it makes, so two runs with the same numbers at the sinks did the same
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
 
-from engine import Format, Live, Operator, Stamped, operator
+from engine import Format, Live, Operator, Stamped, operator, registry
 from engine.clock import StepClock
 from engine.payload import Image, Scalar, Text
 from engine.planning.outlook import Asked, Outlook, Weights
@@ -23,6 +24,8 @@ from engine.site import Site
 MS = 1_000_000
 SHAPE = (1, 4, 3)
 PLANES = Format("uint8", "chw", "bgr", "cpu")
+BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
+"""What holds under both executors."""
 
 
 class Planted(Exception):
@@ -595,6 +598,17 @@ def taken(session: Any, sink: str = "sink") -> list[Taken]:
 
 def values(session: Any, sink: str = "sink") -> list[Any]:
     return [t.value for t in taken(session, sink)]
+
+
+@contextmanager
+def registered(targets: Mapping[str, Any]) -> Iterator[None]:
+    """Operators by their names, there for a while; whatever else was registered meanwhile goes too."""
+    before = dict(registry._specs)
+    for name, target in targets.items():
+        operator(name)(target)
+    yield
+    registry._specs.clear()
+    registry._specs.update(before)
 
 
 def settled(session: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import toys
+from toys import BOTH
 
 from engine.errors import ParamError, UsageError
 from engine.graph import GraphBuilder, Input, as_input
@@ -19,8 +20,6 @@ from engine.operator import operator
 from engine.payload import Prompt, Scalar, Text, from_plain
 from engine.planning.compile import compile
 from engine.session import Session
-
-BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
 
 
 @operator("toy.tried_say")

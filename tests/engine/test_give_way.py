@@ -8,12 +8,12 @@ from typing import Annotated
 
 import pytest
 import torch
+from toys import registered
 
-from engine import registry
 from engine.govern import Rules
 from engine.graph import Govern, GraphBuilder, KnobRule
 from engine.live import control
-from engine.operator import Knob, Operator, Stamped, operator
+from engine.operator import Knob, Operator, Stamped
 from engine.payload import Scalar
 from engine.planning.compile import compile
 from engine.run.ladder import Ladder
@@ -122,12 +122,8 @@ def swallow(number: Scalar) -> None:
 
 @pytest.fixture
 def operators() -> Iterator[None]:
-    before = dict(registry._specs)
-    for name, target in (("small.numbers", Numbers), ("small.paint", Painter), ("small.look", Watcher), ("small.sink", swallow)):
-        operator(name)(target)
-    yield
-    registry._specs.clear()
-    registry._specs.update(before)
+    with registered({"small.numbers": Numbers, "small.paint": Painter, "small.look": Watcher, "small.sink": swallow}):
+        yield
 
 
 def opened(executor: str) -> Session:

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import registered
 
-from engine import registry
 from engine.errors import GraphError, ParamError, UsageError
 from engine.govern import FULL, Decision, Follow, Rules, Scale, State, Window, govern
 from engine.graph import Govern, GraphBuilder, KnobRule, as_input
-from engine.operator import Knob, Operator, Stamped, operator
+from engine.operator import Knob, Operator, Stamped
 from engine.payload import Scalar
 from engine.planning.compile import compile
 from engine.session import Session
@@ -461,12 +461,8 @@ def swallow(number: Scalar) -> None:
 
 @pytest.fixture
 def operators() -> Iterator[None]:
-    before = dict(registry._specs)
-    for name, target in (("governed.camera", Camera), ("governed.paint", Painter), ("governed.sink", swallow)):
-        operator(name)(target)
-    yield
-    registry._specs.clear()
-    registry._specs.update(before)
+    with registered({"governed.camera": Camera, "governed.paint": Painter, "governed.sink": swallow}):
+        yield
 
 
 def governed_session() -> Session:

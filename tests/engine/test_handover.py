@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import toys
 from test_reload import Script, Stuck, play, replayed
+from toys import BOTH
 
 from engine import Operator, Stamped, operator
 from engine.errors import DeviceError
@@ -20,7 +21,6 @@ from engine.session import Session
 from engine.site import Site
 from engine.trace import joined
 
-BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
 HELD: dict[str, str] = {}  # port to who has it
 NOTES: list[str] = []
 

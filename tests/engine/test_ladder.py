@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 import torch
+from toys import registered
 
-from engine import registry
 from engine.errors import OperatorError
 from engine.govern import Rules
 from engine.graph import Govern, GraphBuilder, KnobRule
-from engine.operator import Knob, Operator, Stamped, operator
+from engine.operator import Knob, Operator, Stamped
 from engine.payload import Scalar
 from engine.planning.compile import compile
 from engine.run.ladder import TRIAL, Ladder, is_out_of_memory
@@ -246,12 +246,8 @@ def swallow(number: Scalar) -> None:
 
 @pytest.fixture
 def operators() -> Iterator[None]:
-    before = dict(registry._specs)
-    for name, target in (("small.numbers", Numbers), ("small.paint", Small), ("small.sink", swallow)):
-        operator(name)(target)
-    yield
-    registry._specs.clear()
-    registry._specs.update(before)
+    with registered({"small.numbers": Numbers, "small.paint": Small, "small.sink": swallow}):
+        yield
 
 
 @pytest.mark.usefixtures("operators")

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import toys
+from toys import BOTH
 
 from engine.errors import OperatorError, RunError
 from engine.graph import GraphBuilder
 from engine.planning.compile import compile
 from engine.pool import POISON, Pools
 from engine.session import Session
-
-BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
 
 
 def test_a_buffer_comes_back_when_its_last_user_lets_go() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import toys
+from toys import BOTH
 
 from engine import Operator, operator
 from engine.cli.attach import Attachment
@@ -24,7 +25,6 @@ from engine.planning.compile import compile
 from engine.session import Session
 from engine.site import Site
 
-BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
 LIVES: dict[str, list[tuple[str, str]]] = {}
 
 

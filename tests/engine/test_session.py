@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import toys
+from toys import BOTH
 
 from engine.errors import OperatorError, ParamError
 from engine.graph import GraphBuilder, as_input
 from engine.plan import Plan
 from engine.planning.compile import compile
 from engine.session import Session
-
-BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
 
 
 def offline(**settings: Any) -> GraphBuilder:

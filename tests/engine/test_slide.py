@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import pytest
 import toys
+from toys import BOTH
 
 from engine import Live, Operator, operator
 from engine.errors import OperatorError
@@ -13,8 +14,6 @@ from engine.graph import GraphBuilder
 from engine.payload import Image
 from engine.planning.compile import compile
 from engine.session import Session
-
-BOTH = pytest.mark.parametrize("executor", ["inline", "threaded"])
 
 
 @operator("toy.tlate")

@@ -19,6 +19,7 @@ from operators.models import store
 CLIP = Path(__file__).resolve().parents[3] / "shared" / "clips" / "juggle.mp4"
 GRAPHS = sorted(p.stem for p in (Path(__file__).resolve().parents[2] / "graphs").glob("*.toml"))
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 needs_weights = pytest.mark.skipif(not (root() / "unet").is_dir(), reason="the embedded weights are not in this checkout")
 
 
@@ -27,16 +28,6 @@ def needs_pose_model() -> None:
         store.find("pose")
     except Exception as error:
         pytest.skip(f"pose model: {error}")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def decode(path: Path) -> list[np.ndarray]:

@@ -108,3 +108,15 @@ class Recorder:
     @property
     def replays(self) -> int:
         return sum(tape.replays for tape in self.tapes)
+
+
+def settle(bench: Any) -> None:
+    """Let the lane be idle until nothing is left to do."""
+    for _ in range(200):
+        if not bench.operator.idle():
+            return
+    raise AssertionError("there is always more to do")
+
+
+def events(bench: Any, what: str) -> list[dict[str, Any]]:
+    return [facts for name, facts in bench.events if name == what]

@@ -15,18 +15,12 @@ pytest.importorskip("transformers")
 
 import PIL.Image  # noqa: E402
 from diffusion_checkpoints import SIZE, build, checkpoints, picture  # noqa: E402
+from diffusion_pairs import SCHEDULERS  # noqa: E402
 
 from engine.payload import Image  # noqa: E402
 from engine.testing import Bench  # noqa: E402
 from operators.diffusion.steps.noise import Noise  # noqa: E402
 
-SCHEDULERS = {
-    "ddim": diffusers.DDIMScheduler,
-    "euler": diffusers.EulerDiscreteScheduler,
-    "euler_a": diffusers.EulerAncestralDiscreteScheduler,
-    "dpm++": diffusers.DPMSolverMultistepScheduler,
-    "lcm": diffusers.LCMScheduler,
-}
 PROMPT, NEGATIVE = "a dancer in a red coat", "blurry"
 
 

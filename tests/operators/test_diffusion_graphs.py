@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffusion_checkpoints import picture, same, skeleton, stream  # noqa: E402
-from diffusion_tape import Dangling, Recorder  # noqa: E402
+from diffusion_tape import Dangling, Recorder, events, settle  # noqa: E402
 
 from engine.errors import DeviceError  # noqa: E402
 from engine.payload import Image, Latent  # noqa: E402
@@ -30,18 +30,6 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     real = quick.capturer_for
     monkeypatch.setattr(quick, "capturer_for", lambda device, wanted: (found, "") if wanted == "on" else real(device, wanted))
     return found
-
-
-def settle(bench: Any) -> None:
-    """Let the lane be idle until nothing is left to do."""
-    for _ in range(200):
-        if not bench.operator.idle():
-            return
-    raise AssertionError("there is always more to do")
-
-
-def events(bench: Any, what: str) -> list[dict[str, Any]]:
-    return [facts for name, facts in bench.events if name == what]
 
 
 def ready(bench: Any) -> int:

@@ -12,9 +12,9 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffusion_checkpoints import same, skeleton, stream  # noqa: E402
-from diffusion_tape import Recorder  # noqa: E402
+from diffusion_tape import Recorder, events, settle  # noqa: E402
 from test_diffusion_carry_flow import alive  # noqa: E402
-from test_diffusion_graphs import events, ready, settle  # noqa: E402
+from test_diffusion_graphs import ready  # noqa: E402
 
 from engine.payload import Latent  # noqa: E402
 from operators.diffusion.carry import memory as memories  # noqa: E402

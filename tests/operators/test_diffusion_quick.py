@@ -14,14 +14,11 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffusion_checkpoints import same, skeleton, stream  # noqa: E402
+from diffusion_tape import events  # noqa: E402
 
 from operators.diffusion.steps import accumulate, attend, compiled, quick  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def events(bench: Any, what: str) -> list[dict[str, Any]]:
-    return [facts for name, facts in bench.events if name == what]
 
 
 # ---------------------------------------------------------------- accumulation

@@ -17,19 +17,12 @@ from typing import Any
 
 import pytest
 from media_clips import Shown, encode, number_of, play
+from push_peers import HERE, free_port
 
 from engine.clock import RealClock, StepClock
 from engine.errors import EngineError, MediaError, UsageError
 from engine.testing import Bench
 from operators.source.drain import Drain
-
-HERE = Path(__file__).parent
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def until(what: Callable[[], bool], seconds: float = 10.0) -> None:

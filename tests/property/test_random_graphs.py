@@ -24,7 +24,6 @@ from engine.errors import GraphError
 from engine.graph import Graph, Input, Node, Ref
 from engine.plan import Plan
 from engine.planning.compile import compile
-from engine.run import threads
 from engine.session import Session
 
 IMAGES = ("toy.stir", "toy.stir", "toy.stir", "toy.stir_many", "toy.stir_bgr", "toy.copy", "toy.same", "toy.stamp")
@@ -158,11 +157,6 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 QUICK = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=PHASES)
 THOROUGH = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 CHECKS = pytest.mark.parametrize("check", [check_offline, check_live, check_live_threads])
-
-
-@pytest.fixture(autouse=True)
-def _quick_to_find_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "STALL_S", 3.0)
 
 
 @CHECKS

@@ -19,7 +19,6 @@ from test_random_graphs import costs, graph, plan_of
 
 from engine.errors import ReplayError
 from engine.plan import Plan
-from engine.run import threads
 from engine.session import Session
 from recorder import recorder as recording
 from recorder.recorder import Recorder
@@ -32,8 +31,7 @@ THOROUGH = settings(max_examples=2000, deadline=None, suppress_health_check=list
 
 
 @pytest.fixture(autouse=True)
-def _quick_to_find_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "STALL_S", 3.0)
+def _cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "FLUSH_S", 0.002)  # so that what is cut off ends anywhere
 
 

@@ -26,13 +26,7 @@ from engine.errors import GraphError
 from engine.graph import Graph
 from engine.live.receipt import Receipt
 from engine.planning.compile import compile
-from engine.run import threads
 from engine.session import Session
-
-
-@pytest.fixture(autouse=True)
-def _quick_to_find_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "STALL_S", 3.0)
 
 
 class Refused(Exception):
