@@ -39,6 +39,7 @@ figure{padding:10px}svg{width:100%;height:auto;display:block}.grid{stroke:var(--
 .strip img{width:100%;border-radius:8px;display:block}
 .thumb{height:64px;border-radius:6px;display:block}
 .strip figcaption{font-size:11px;color:var(--muted)}.strip figure{padding:6px}
+@media(max-width:640px){figure{overflow-x:auto}figure>svg{min-width:600px}.bar{grid-template-columns:136px 1fr 76px;overflow-wrap:anywhere}}
 table{border-collapse:collapse;width:100%;font-size:13px}td,th{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--line);
 vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}code{font-size:12px;overflow-wrap:anywhere}
 """
@@ -252,11 +253,21 @@ def _events(facts: Facts) -> str:
     for e in facts.events:
         if e["what"] in quiet:
             continue
-        told = ", ".join(f"{k} = {v}" for k, v in e.items() if k not in ("at", "what", "node", "seq"))
-        rows.append((f"{facts.seconds(e['at']):.2f}", str(e["what"]), str(e.get("node", "")), str(e.get("seq", "")), scrub(told)[:400]))
+        told = ", ".join(f"{k} = {_value(v)}" for k, v in e.items() if k not in ("at", "what", "node", "seq") and v not in ("", None, [], {}))
+        frame = str(e["seq"]) if e.get("seq", -1) >= 0 else ""
+        rows.append((f"{round(facts.seconds(e['at']), 2) + 0.0:.2f}", str(e["what"]), str(e.get("node", "")), frame, scrub(told)[:400]))
     left = len(rows) - TOLD
     shown = rows if left <= 0 else [*rows[: TOLD // 2], ("…", f"{left} more", "", "", ""), *rows[-TOLD // 2 :]]
     return _table(("s", "what", "node", "frame", "facts"), shown)
+
+
+def _value(value: Any) -> str:
+    """A fact of an event as people write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(each)}" for name, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_value, value))
+    return str(value)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:

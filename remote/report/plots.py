@@ -11,7 +11,8 @@ from html import escape
 from itertools import pairwise
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 230, 56, 12, 12, 26
-COLOURS = ("#e8804a", "#5b8def", "#4fae7c", "#c9a227", "#a974d6", "#d9618f", "#3fb0b8", "#8a93a3", "#b5794e", "#6f7bd0")
+COLOURS = ("#e8804a", "#5b8def", "#4fae7c", "#c9a227", "#a974d6", "#d9618f", "#3fb0b8", "#7d9b3a", "#b5794e", "#6f7bd0")
+WAIT = "#8a93a3"  # of what is called `wait`, in every plot
 POINTS = 430  # columns that a curve is drawn in
 
 Series = Sequence[tuple[float, float]]
@@ -71,10 +72,24 @@ class Axes:
             y = self.y(value)
             out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             out.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
-        for value in ticks(self.x0, self.x1, 8):
-            out.append(f'<text class="tick" x="{self.x(value):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_number(value)}</text>')
-        out.append(f'<text class="tick" x="4" y="{TOP + 4}">{escape(self.unit)}</text>')
-        return "".join([*out, f'<text class="tick" x="{WIDTH - 4}" y="{HEIGHT - 8}" text-anchor="end">{escape(self.x_unit)}</text>'])
+        places = ticks(self.x0, self.x1, 8)
+        for value in places:
+            x, unit = self.x(value), f" {self.x_unit}" if value is places[-1] else ""
+            anchor = f'x="{x:.1f}" text-anchor="middle"' if x < WIDTH - RIGHT - 20 else f'x="{WIDTH - 2}" text-anchor="end"'
+            out.append(f'<text class="tick" {anchor} y="{HEIGHT - 8}">{_number(value)}{escape(unit)}</text>')
+        return "".join([*out, f'<text class="tick" x="4" y="{TOP + 4}">{escape(self.unit)}</text>'])
+
+    def limit(self, level: float | None) -> str:
+        """A line at `level`, with its name."""
+        if level is None:
+            return ""
+        y = self.y(level)
+        name = f'<text class="tick" x="{WIDTH - RIGHT - 4}" y="{y - 4 if y > TOP + 10 else y + 13:.1f}" text-anchor="end">budget</text>'
+        return f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>{name}'
+
+
+def _colour(place: int, name: str) -> str:
+    return WAIT if name == "wait" else COLOURS[place % len(COLOURS)]
 
 
 def _svg(body: str, label: str) -> str:
@@ -82,7 +97,7 @@ def _svg(body: str, label: str) -> str:
 
 
 def _legend(names: Iterable[str]) -> str:
-    items = (f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{escape(name)}</span>' for i, name in enumerate(names))
+    items = (f'<span><i style="background:{_colour(i, name)}"></i>{escape(name)}</span>' for i, name in enumerate(names))
     return f'<div class="legend">{"".join(items)}</div>'
 
 
@@ -102,15 +117,13 @@ def lines(
         if axes.x0 <= when <= axes.x1:
             place = f'x1="{axes.x(when):.1f}" x2="{axes.x(when):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"'
             body.append(f'<line class="mark" {place}><title>{escape(what)}</title></line>')
-    if limit is not None:
-        y = axes.y(limit)
-        body.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    for i, points in enumerate(drawn.values()):
+    body.append(axes.limit(limit))
+    for i, (name, points) in enumerate(drawn.items()):
         path: list[str] = []
         for n, (x, y) in enumerate(points):
             place = f"{axes.x(x):.1f}"
             path.append(f"H{place}V{axes.y(y):.1f}" if steps and n else f"{'L' if n else 'M'}{place} {axes.y(y):.1f}")
-        body.append(f'<path class="curve" stroke="{COLOURS[i % len(COLOURS)]}" d="{"".join(path)}"/>')
+        body.append(f'<path class="curve" stroke="{_colour(i, name)}" d="{"".join(path)}"/>')
     return _svg("".join(body), label) + (_legend(drawn) if len(drawn) > 1 else "")
 
 
@@ -125,15 +138,13 @@ def stacked(xs: Sequence[float], parts: Mapping[str, Sequence[float]], unit: str
     totals = [sum(column) for column in zip(*means.values(), strict=True)]
     axes = Axes(places, [*totals, *([limit] if limit is not None else [])], unit)
     body, below = [axes.frame()], [0.0] * count
-    for i, ys in enumerate(means.values()):
+    for i, (name, ys) in enumerate(means.items()):
         above = [b + y for b, y in zip(below, ys, strict=True)]
         edge = [f"{axes.x(x):.1f} {axes.y(y):.1f}" for x, y in zip(places, above, strict=True)]
         back = [f"{axes.x(x):.1f} {axes.y(y):.1f}" for x, y in zip(reversed(places), reversed(below), strict=True)]
-        body.append(f'<path class="area" fill="{COLOURS[i % len(COLOURS)]}" d="M{"L".join([*edge, *back])}Z"/>')
+        body.append(f'<path class="area" fill="{_colour(i, name)}" d="M{"L".join([*edge, *back])}Z"/>')
         below = above
-    if limit is not None:
-        y = axes.y(limit)
-        body.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    body.append(axes.limit(limit))
     return _svg("".join(body), label) + _legend(parts)
 
 

@@ -12,7 +12,6 @@ import pytest
 import toys  # noqa: F401 - registers the operators
 
 from engine.cli import run as verb
-from engine.errors import MediaError
 from engine.graph import GraphBuilder
 from engine.operator import Operator, Stamped, operator
 from engine.payload import Image, Scalar
@@ -23,6 +22,7 @@ from remote.report import plots
 from remote.report.collect import KEPT, METER, PALETTE, Report
 from remote.report.device import DeviceTimes
 from remote.report.facts import Facts, gather
+from remote.report.page import _events
 
 MS = 1_000_000
 
@@ -275,6 +275,33 @@ def test_a_run_that_fails_has_its_report_too(tmp_path: Path) -> None:
     assert METER not in page
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no folder"):
-        Report(tmp_path / "nowhere" / "report.html")
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = tmp_path / "g.toml"
+    graph.write_text('[node.src]\nop = "toy.count"\ncount = 9\n[node.sink]\nop = "toy.collect"\nin.a = "src"\n')
+    refused = {tmp_path / "nowhere" / "report.html": "there is no folder", tmp_path: "that is a folder", graph: "that is the graph"}
+    for path, said in refused.items():
+        assert verb.run(options(str(graph), path)) == 2
+        told = capsys.readouterr()
+        assert said in told.err
+        assert " in ·" not in told.out, "it ran"
+
+
+def test_facts_of_events_are_written_for_people() -> None:
+    facts = Facts(start=1_000_000_000)
+    facts.events = [
+        {"at": 998_000_000, "what": "state", "node": "", "seq": -1, "state": "online", "before": "loading", "reasons": []},
+        {"at": 2_500_000_000, "what": "set", "node": "", "seq": 40, "by": "me", "changes": {"paint.steps": 11, "paint.sizes": [512, 448]}},
+    ]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in _events(facts).split("<tr>")[2:]]
+    assert rows == [
+        ["0.00", "state", "", "", "state = online, before = loading"],
+        ["1.50", "set", "", "40", "by = me, changes = paint.steps 11, paint.sizes 512, 448"],
+    ]
+
+
+def test_waiting_has_one_colour_and_the_budget_its_name() -> None:
+    for parts in ({"a": [1.0, 2.0], "wait": [1.0, 1.0]}, {"a": [1.0, 2.0], "b": [1.0, 1.0], "c": [1.0, 1.0], "wait": [1.0, 1.0]}):
+        drawn = plots.stacked([0.0, 1.0], parts, "ms", label="x", limit=4.0)
+        assert drawn.count(plots.WAIT) == 2, "its area and its mark in the legend"
+        assert ">budget<" in drawn
+    assert "budget" not in plots.stacked([0.0, 1.0], {"a": [1.0, 2.0]}, "ms", label="x")
