@@ -104,6 +104,9 @@ def test_the_default_is_h264_where_the_browser_decodes_it_and_verbs_reach_the_gr
         assert all((seq >= applied["seq"]) == (params >= applied["params"]) for seq, _, params in drawn)
         refused = browser.evaluate("preview.set({'keep.level': 99}).then(() => '', (error) => error.name)")
         assert refused == "RefusedError"
+        long = browser.evaluate("preview.set({'keep.level': 'é'.repeat(600_000)}).then(() => '', (error) => error.message)")
+        assert "at most 1048576 bytes" in long
+        assert browser.evaluate("preview.get('keep.level')") == 8  # it cost no connection
 
 
 def test_show_ends_with_close_and_says_why_where_the_run_ends(browser: Chrome, host: str) -> None:

@@ -9,6 +9,8 @@ import { Tally } from "./tally.js";
 import { Verbs } from "./verbs.js";
 import { checkHeader, checkParts, isMap, MAX_HEADER } from "./wire.js";
 
+const MESSAGE_BYTES = 1 << 20;
+
 export { AfterimageError, ConnectionError, RefusedError, TimeoutError, VersionError, WireError } from "./errors.js";
 export { Frame } from "./frame.js";
 export { Receipt } from "./verbs.js";
@@ -168,8 +170,11 @@ export class Preview extends Verbs {
 
   /** @param {Record<string, unknown>} request */
   #push(request) {
-    if (this.#socket.readyState === 1) this.#socket.send(JSON.stringify(request));
-    else if (this.#socket.readyState === 0) this.#socket.addEventListener("open", () => this.#socket.send(JSON.stringify(request)), { once: true });
+    const text = JSON.stringify(request);
+    const bytes = new TextEncoder().encode(text).length;
+    if (bytes > MESSAGE_BYTES) throw new AfterimageError(`a request has at most ${MESSAGE_BYTES} bytes, this one ${bytes}`); // it would end the connection
+    if (this.#socket.readyState === 1) this.#socket.send(text);
+    else if (this.#socket.readyState === 0) this.#socket.addEventListener("open", () => this.#socket.send(text), { once: true });
     else throw new ConnectionError("the connection has ended");
   }
 

@@ -83,7 +83,9 @@ export class Receipt {
   /** @internal @param {Error} error */
   fail(error) {
     for (const { reject } of [this.#accepted, this.#applied, this.#done]) reject(error);
-    if (!this.#seen) Promise.reject(error); // nobody looks: let it be heard of, as of any rejected promise
+    setTimeout(() => { // a request may fail before its caller has got this receipt
+      if (!this.#seen) Promise.reject(error); // nobody looks: let it be heard of, as of any rejected promise
+    });
   }
 }
 

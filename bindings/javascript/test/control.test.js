@@ -133,6 +133,14 @@ test("a closed client says so", async (t) => {
   await assert.rejects(near.get("a.b"), ConnectionError);
 });
 
+test("what is refused before it is sent is a rejection like others, and ends no program", async (t) => {
+  const { near } = await pair(t, () => []);
+  await assert.rejects(async () => near.set({ "paint.prompt": "x".repeat(1 << 21) }), /at most 1048576 bytes/);
+  await assert.rejects(near.get("x".repeat(1 << 21)), /at most 1048576 bytes/);
+  near.close();
+  await assert.rejects(async () => near.set({ "paint.hold": 1 }), ConnectionError);
+});
+
 test("a refusal that nobody looks at is heard of, as of any rejected promise", async (t) => {
   const { far } = await pair(t, () => [{ kind: "refused", error: { message: "no" } }]);
   const program = `import { Control } from ${JSON.stringify(new URL("../src/index.js", import.meta.url).href)};
