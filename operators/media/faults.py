@@ -32,6 +32,8 @@ def explain(error: BaseException, where: str, *, doing: str = "open", device: bo
         return MediaError(f"{head}the file system is read-only", fix="write to another folder")
     if isinstance(error, PermissionError):
         return MediaError(f"{head}permission denied", fix="check the rights of the file and its folder")
+    if isinstance(error, FileNotFoundError) and doing not in ("open", "read"):
+        return MediaError(f"{head}its folder is not there", fix="was it moved or removed during the run?")
     if isinstance(error, FileNotFoundError):
         return MissingError(f"{head}no such file", fix="check the path")
     if isinstance(error, av.error.HTTPUnauthorizedError):

@@ -236,6 +236,15 @@ def test_patterns_are_checked(tmp_path: Path) -> None:
             pass
 
 
+def test_a_folder_that_goes_away_during_the_run(tmp_path: Path) -> None:
+    with Bench("sink.images", url=str(tmp_path / "out" / "%d.png")) as bench:
+        bench(Image(numbered(0, 90, 160)))
+        (tmp_path / "out" / "0.png").unlink()
+        (tmp_path / "out").rmdir()
+        with pytest.raises(MediaError, match="its folder is not there"):
+            bench(Image(numbered(1, 90, 160)))
+
+
 @pytest.mark.parametrize(
     ("url", "says"), [("", "the url is empty"), ("a_%s.png", 'such as "a_%05d.png"'), ("out\new_%d.png", "has a line end in it")]
 )
