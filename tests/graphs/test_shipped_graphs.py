@@ -28,6 +28,15 @@ def test_there_are_graphs() -> None:
 
 
 @every_graph
+def test_one_parameter_says_what_is_painted(path: Path) -> None:
+    text = "a robot on a roof"
+    plan = compile(load(path, params={"prompt": text}))
+    assert plan.node("refine").params["prompt"] == text
+    (heard,) = (edge.hold for edge in plan.edges if (edge.node, edge.port) == ("paint", "prompt"))
+    assert heard.text == text
+
+
+@every_graph
 @pytest.mark.parametrize("embedded", [False, True], ids=["as written", "embedded"])
 def test_it_compiles(path: Path, embedded: bool) -> None:
     graph = load(path)
