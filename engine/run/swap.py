@@ -342,6 +342,10 @@ class Swap:
         for channel in wires.values():
             if channel is not None and channel.producer is not None and channel.producer.finished and channel.settled < 2**62:
                 self._end_of(channel)
+        for run in self.fresh.values():
+            if run.gate is not None:  # a source made anew may count on from a frame that was not let in: whoever joins it waits for none before
+                with run.gate.lock:
+                    run.emit.bound(run.gate.turn[0] - 1)
 
     def _values(self) -> dict[tuple[str, str], Any]:
         """The live values that the new plan brings, and those that were changed on the old nodes since the new ones were made."""
