@@ -44,7 +44,7 @@ def with_prompts(session: Session, changes: dict[str, Any], blend: int | None, k
             if blend is not None:
                 made.setdefault(f"{run.name}.blend", blend)
             if keep is not None:
-                old = str(session.changing.wanted[run.name].get("prompt", ""))
+                old = str(session.changing.wanted.get(run.name, run.params).get("prompt", ""))
                 made.setdefault(f"{run.name}.keep", keep if isinstance(keep, dict) else _named(keep, old))
         else:
             made[path] = value
@@ -61,7 +61,7 @@ def _input(session: Session, run: NodeRun, path: str, value: Any, blend: int | N
     if set(table) - {"text", "negative", "blend"} or not isinstance(table.get("text"), str):
         return value  # wrong in a way that the session itself explains
     key = "in." + path.partition(".")[2].removeprefix("in.")
-    before = session.changing.wanted[run.name].get(key, run.inputs.written(key[3:]))
+    before = session.changing.wanted.get(run.name, {}).get(key, run.inputs.written(key[3:]))
     if isinstance(before, Prompt):
         table.setdefault("negative", before.negative)
         table.setdefault("blend", before.blend)

@@ -43,11 +43,11 @@ def checked(nodes: Mapping[str, NodeRun], wanted: Values, changes: Mapping[str, 
             params.setdefault(name, {})[key] = value
             continue
         try:
-            found[name, key] = _input(run, wanted[name], key, port, value)
+            found[name, key] = _input(run, _known(run, wanted), key, port, value)
         except ValueError as error:
             problems[path] = str(error)
     for name, change in params.items():
-        known = {key: value for key, value in {**nodes[name].params, **wanted[name]}.items() if not key.startswith("in.")}
+        known = {key: value for key, value in {**nodes[name].params, **_known(nodes[name], wanted)}.items() if not key.startswith("in.")}
         good, bad = _validated(nodes[name], known, change)
         problems |= {f"{name}.{key}": why for key, why in bad}
         found |= {(name, key): value for key, value in good.items()}
@@ -63,7 +63,12 @@ def plain(values: Mapping[Path, Any]) -> dict[str, Any]:
 
 def present(run: NodeRun, known: Values, key: str) -> Any:
     """What `key` of a node is by `known`, as a plain value; an input that is not in it has what the graph wrote."""
-    return to_plain(known[run.name].get(key, run.inputs.written(key.removeprefix("in."))))
+    return to_plain(_known(run, known).get(key, run.inputs.written(key.removeprefix("in."))))
+
+
+def _known(run: NodeRun, values: Values) -> Mapping[str, Any]:
+    """What `values` say of a node; its own parameters where a reload has put it into the graph and not yet told of it."""
+    return values.get(run.name, run.params)
 
 
 def no_ramp(run: NodeRun, wanted: Values, key: str, target: Any) -> str:

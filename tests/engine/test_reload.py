@@ -18,6 +18,7 @@ from engine.cli.reload import Reload
 from engine.cli.run import Options, run
 from engine.errors import GraphError, UsageError
 from engine.graph import GraphBuilder
+from engine.live.changes import Changes
 from engine.live.receipt import Receipt
 from engine.payload import Scalar
 from engine.plan import Plan
@@ -371,6 +372,32 @@ def test_a_batch_is_called_with_what_it_has(executor: str) -> None:
     session = play(plan(end=False), Script(plan(end=True), plan(end=False)), executor)
     assert toys.values(session) == list(range(frames(session)))
     assert sum(session.nodes["x"].operator.sizes) == frames(session)
+
+
+@BOTH
+def test_a_change_may_come_while_the_wiring_is_new_and_its_values_are_not(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another thread it can: the node is in the graph already, and what it begins with is told last."""
+
+    def plan(*, more: bool) -> Plan:
+        g = graph()
+        g.node("x", "toy.add", a="src")
+        g.node("sink", "toy.collect", a="x")
+        if more:
+            g.node("y", "toy.add", a="src", amount=2.0)
+            g.node("end", "toy.collect", a="y")
+        return compile(g.build())
+
+    tell, came = Changes.reload, list[Receipt]()
+
+    def late(self: Changes, *args: Any) -> None:
+        came.extend([self.session.set({"y.amount": 7.0}), self.session.ramp({"x.amount": 1.0}, frames=2)])
+        tell(self, *args)
+
+    monkeypatch.setattr(Changes, "reload", late)
+    session = play(plan(more=False), Script(plan(more=True)), executor)
+    assert [receipt.state for receipt in came] == ["applied", "done"]
+    seqs = [seq for seq, _ in session.recording.changes]
+    assert toys.values(session, "end") == [float(seq + 7) for seq in range(seqs[0], frames(session))]
 
 
 # ---------------------------------------------------------------- what is refused, what fails

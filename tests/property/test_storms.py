@@ -178,7 +178,7 @@ def test_a_batch_that_is_all_there_was_to_wait_for_ends_the_wait() -> None:
 
 
 def test_a_source_made_anew_that_counts_on_lets_those_that_join_it_go_on() -> None:
-    """Its predecessor had brought a frame that was not let in, so it begins one later than the source beside it; nobody waits for that frame."""
+    """Its predecessor had brought a frame that was not let in, so it begins one later than the source beside it, and nobody waits for that."""
     run(Random(2840), "offline", "inline")
 
 
