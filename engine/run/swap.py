@@ -57,12 +57,12 @@ class Swap:
         self.memory: MemoryPlan | None = None
 
     def _diff(self) -> Diff:
-        """The difference, where nodes that have ended already cannot take other inputs."""
+        """The difference, where nodes that have ended already can take neither other inputs nor those of a source made anew."""
         force: set[str] = set()
         while True:
             found = diff(self.old, self.plan, force=force)
-            now = {(*reader(edge), edge.source in found.kept) for edge in self.plan.edges}
-            gone = [edge for edge in self.old.edges if (*reader(edge), edge.source in found.kept) not in now]
+            now = {reader(edge) for edge in self.plan.edges if not edge.source or edge.source in found.kept}
+            gone = [edge for edge in self.old.edges if reader(edge) not in now]
             more = {edge.node for edge in gone if edge.node in found.kept and self.session.nodes[edge.node].finished}
             if more <= force:
                 return found

@@ -171,6 +171,33 @@ def test_what_is_the_same_stays_warm_on_its_thread_and_sinks_keep_what_they_have
 
 
 @BOTH
+def test_what_had_ended_is_made_anew_behind_a_source_that_is(executor: str) -> None:
+    """A stream had come to its end, all the way to its sink; its source is made anew, and what it brings arrives."""
+
+    def two(count: int) -> Plan:
+        g = graph(10**7)
+        g.node("sink", "toy.collect", a="src")
+        g.node("short", "toy.count", count=count)
+        g.node("half", "toy.add", a={"from": "short", "every": 2, "cap": 1}, lane="b")
+        g.node("end", "toy.collect", a="half", lane="c")
+        return compile(g.build())
+
+    asked: list[Receipt] = []
+
+    def tick(s: Session) -> None:
+        if not asked and s.nodes["end"].finished:
+            asked.append(s.reload(two(10**7)))
+        elif asked and asked[0].finished and toys.values(s, "end")[9:]:
+            s.stop()
+
+    session = Session(two(3), executor=executor, poison=True)
+    session.run(tick, tick_s=0.0005)
+    toys.settled(session)
+    assert asked[0].diff.rebuilt == {"short": "count 3 -> 10000000", "half": "it had ended", "end": "it had ended"}
+    assert toys.values(session, "end")[:4] == [0, 2, 4, 6]
+
+
+@BOTH
 def test_a_node_that_goes_is_closed_where_it_lived_and_its_sink_has_every_frame_before(executor: str) -> None:
     first = chain(extra=True)
     session = Session(first, executor=executor, poison=True)
