@@ -235,6 +235,7 @@ class Painter(Operator):
         tools, said, fold = self._tools, self._conditioning, self.models.fold  # type: ignore[union-attr]
         watching = bool(self.hold or self.skip or self.calm is not None)
         if not watching and tools.flow is None and tools.memory is None:
+            tools.blind()
             return
         controls = [intake.window(each, size) for intake, each in zip(self._controls.intakes, control, strict=False)]
         images = [] if image is None else [self._image.window(image, size)]

@@ -64,8 +64,7 @@ class Toolbox:
             if other:
                 self.seen = self.motion.seen = EVERYTHING
         else:
-            self.motion.forget()
-            self.seen = EVERYTHING
+            self.blind()
         self.way = self.since = None
         if other and self.memory is not None:
             self.memory.restart()
@@ -80,6 +79,11 @@ class Toolbox:
                 origin = self.flow.since()
                 assert origin is not None
                 self.since = self.sinces(_planes(origin))
+
+    def blind(self) -> None:
+        """Nobody watches this frame, so all of it counts as moved, and so will all of the next that somebody watches."""
+        self.motion.forget()
+        self.seen = EVERYTHING
 
     def cut(self) -> None:
         """This frame has nothing to do with those before."""
