@@ -12,6 +12,7 @@ import pytest
 
 from engine import registry
 from engine.planning.compile import compile
+from engine.planning.forecast import outlooks
 from engine.text import layers
 from engine.text.load import load
 from engine.text.schema import graph_schema
@@ -48,6 +49,15 @@ def test_it_compiles(path: Path, embedded: bool) -> None:
 
 
 @every_graph
+def test_the_pose_leads_also_where_the_governor_leaves_the_fewest_steps(path: Path) -> None:
+    fewest = {rule.set: min(rule.range) for rule in load(path).govern.knobs if rule.range and rule.set.endswith(".steps")}
+    said = outlooks(compile(load(path, sets=[f"{name}={steps:g}" for name, steps in fewest.items()])))
+    for node, outlook in said.items():
+        for what, (least, _) in outlook.counts.items():
+            assert least >= 1 or not what.startswith(("passes of ControlNets", "executed")), f"{node}: {what} {least}"
+
+
+@every_graph
 def test_it_matches_the_schema(path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="needs the package jsonschema")
     data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -80,6 +90,7 @@ def test_loading_and_compiling_cost_little(tmp_path: Path) -> None:
     code = """import sys, time
 from engine.text.load import load
 from engine.planning.compile import compile
+from engine.planning.forecast import outlooks
 plan = compile(load("live_2060"))
 print(time.process_time(), [name for name in ("torch", "av", "cv2", "mediapipe", "diffusers", "transformers") if name in sys.modules])"""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": str(tmp_path)}
