@@ -28,7 +28,7 @@ from engine.plan import Plan, PlanNode
 from engine.planning.diff import Diff, diff, reader
 from engine.planning.memory import MemoryPlan, memory_of
 from engine.run.build import device_of, keep_step, make_lane, make_node
-from engine.run.channel import Channel
+from engine.run.channel import EOS, Channel
 from engine.run.handover import Handover, claim, claims, part
 from engine.run.lane import Lane
 from engine.run.life import rewire
@@ -340,7 +340,7 @@ class Swap:
         else:
             session.governing.rest()
         for channel in wires.values():
-            if channel is not None and channel.producer is not None and channel.producer.finished and channel.settled < 2**62:
+            if channel is not None and channel.producer is not None and channel.producer.finished and channel.settled < EOS.seq:
                 self._end_of(channel)
         for run in self.fresh.values():
             if run.gate is not None:  # a source made anew may count on from a frame that was not let in: whoever joins it waits for none before
@@ -363,7 +363,7 @@ class Swap:
     @staticmethod
     def _end_of(channel: Channel) -> None:
         """The producer had ended before: the new queue learns it."""
-        if not channel.items or channel.items[-1].seq != 2**62:
+        if not channel.items or channel.items[-1] is not EOS:
             channel.put_eos()
         if channel.consumer.finished:
             channel.close("reload")

@@ -32,13 +32,9 @@ def dotted(path: Iterable[str | int]) -> str:
     return ".".join(str(part) if isinstance(part, int) or _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in path)
 
 
-def locate(text: str) -> dict[str, int]:
-    """Dotted path to 1-based line, for a document that tomllib accepts. Raises ValueError on one that is not TOML."""
-    return {dotted(path): line for path, line in positions(text).items()}
-
-
 def positions(text: str) -> dict[KeyPath, int]:
-    """Like `locate`, by the parts of the path: keys are strings, places in an array are numbers."""
+    """Path to 1-based line, for a document that tomllib accepts: keys are strings, places in an array are numbers. Raises ValueError on one
+    that is not TOML."""
     return _Scanner(text).scan()
 
 
