@@ -108,7 +108,7 @@ class Flow(TypedDict, total=False):
 
 class Remember(TypedDict, total=False):
     """Self-attention that sees earlier frames: the last one, and with `anchor` the first of the epoch too. `cells`: layers of at most so many
-    places take part (default 1024). `megabytes`: what may be kept in all (default 512); layers that do not fit do without."""
+    places take part (default 1024). `megabytes`: what may be kept in all (default 512); steps and layers that do not fit do without."""
 
     anchor: bool
     cells: Annotated[int, Ge(1)]
