@@ -151,7 +151,7 @@ class Kept(Side):
         if self.channel.packets > 1:  # what is still to come must find room, also while the node waits for another input
             if limit is None:
                 self._advance(lambda item: False, head.epoch)
-            self.passed(head.seq)
+            self._thin(head.seq)
         return settled
 
     def _has(self, seq: int) -> bool:
@@ -221,6 +221,14 @@ class Kept(Side):
     def passed(self, seq: int) -> None:
         if self.edge.lag is None:
             return  # these queues evict by themselves
+        self._thin(seq)
+        # Frames after `seq` are of the newest epoch that there is up to it, or of a later one: for them, what is older does not count.
+        epochs = [item.epoch for item in list(self.channel.items) if type(item) is Packet and item.seq <= seq]
+        if epochs:
+            self._advance(lambda item: False, max(epochs))
+
+    def _thin(self, seq: int) -> None:
+        """Make room for what is still to come: of the values up to `seq`, those that a later one of their epoch replaces."""
         before = self.node.previous
         if self.edge.lag == 1 and before is not None:
             self._advance(lambda item: item.seq <= before, self.node.epoch)

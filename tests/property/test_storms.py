@@ -182,6 +182,11 @@ def test_a_source_made_anew_that_counts_on_lets_those_that_join_it_go_on() -> No
     run(Random(2840), "offline", "inline")
 
 
+def test_a_frame_that_was_lost_behind_a_cut_leaves_room_beside_it() -> None:
+    """The first frame of an epoch failed, and was tolerated: what its partners had of the epoch before it filled their queue."""
+    run(Random(3026), "offline", "threaded")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS
