@@ -99,9 +99,11 @@ class Threads:
                 while inbox.empty() and not aborting.is_set() and lane.idle():
                     pass
                 self._take(lane, inbox.get())
-                while lane.step() and not aborting.is_set():
+                while True:  # a reload's job goes before the next step, whatever came before it: frames that follow it are of the new wiring
                     while not inbox.empty():
                         self._take(lane, inbox.get())
+                    if aborting.is_set() or not lane.step():
+                        break
         except Cancelled:
             pass
         except BaseException as error:
