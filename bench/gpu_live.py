@@ -141,15 +141,18 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+NEEDED = {
+    "diffusers": ("AutoencoderKL", "AutoencoderTiny", "ControlNetModel", "UNet2DConditionModel", "StableDiffusionControlNetImg2ImgPipeline"),
+    "transformers": ("CLIPTextModel", "CLIPTokenizer", "CLIPVisionModelWithProjection", "LlamaForCausalLM"),
+}
+
+
 def libraries() -> float:
     """Import what all phases need, under no deadline: on a machine just started that alone can take half a minute, and an import that is
     interrupted leaves modules that are broken for good. Returns the seconds it took; what cannot be imported is said by the phase that needs it.
     """
     begun = time.monotonic()
-    for module, names in (
-        ("diffusers", ("AutoencoderKL", "AutoencoderTiny", "ControlNetModel", "UNet2DConditionModel", "StableDiffusionControlNetImg2ImgPipeline")),
-        ("transformers", ("CLIPTextModel", "CLIPTokenizer", "CLIPVisionModelWithProjection", "LlamaForCausalLM")),
-    ):
+    for module, names in NEEDED.items():
         try:
             found = __import__(module)
             for name in names:
