@@ -142,14 +142,14 @@ def options(argv: list[str] | None) -> argparse.Namespace:
 
 
 NEEDED = {
-    "diffusers": ("AutoencoderKL", "AutoencoderTiny", "ControlNetModel", "UNet2DConditionModel", "StableDiffusionControlNetImg2ImgPipeline"),
+    "diffusers": ("AutoencoderKL", "AutoencoderTiny", "ControlNetModel", "UNet2DConditionModel", "StableDiffusionPipeline"),
     "transformers": ("CLIPTextModel", "CLIPTokenizer", "CLIPVisionModelWithProjection", "LlamaForCausalLM"),
 }
 
 
 def libraries() -> float:
     """Import what all phases need, under no deadline: on a machine just started that alone can take half a minute, and an import that is
-    interrupted leaves modules that are broken for good. Returns the seconds it took; what cannot be imported is said by the phase that needs it.
+    interrupted leaves modules that are broken for good. Returns the seconds it took. What cannot be imported, the phase that needs it says.
     """
     begun = time.monotonic()
     for module, names in NEEDED.items():
