@@ -26,6 +26,7 @@ from engine.operator import HOST_RGB, Operator, Param, Port, Spec, Stamped
 from engine.packet import Packet
 from engine.payload import Data, Image, Latent, Mask, Mesh, Payload, Pose, Prompt, Scalar, Text
 from engine.pool import Pools
+from engine.run.emit import check_picture
 from engine.site import Site
 
 
@@ -233,11 +234,13 @@ class Conformance:
             raise AssertionError(f"{self.name} takes {name} = {value!r}")
 
     def opens_and_closes(self) -> None:
-        """Without a single frame between, and without anything left behind."""
+        """Without a single frame between, and without anything left behind; live parameters are attributes, where a change would go."""
         with _nothing_left(self.name):
             bench = self.bench()
             with bench:
-                pass
+                if self.spec.is_class and type(bench.operator).update is Operator.update:
+                    for param in (p for p in self.spec.params if p.live):
+                        assert hasattr(bench.operator, param.name), f"{self.name} does not keep its live parameter as self.{param.name}"
             bench.let_go()
 
     def closes_after_a_failed_open(self) -> None:
@@ -292,6 +295,10 @@ class Conformance:
                 for what in ("layout", "color"):
                     wanted = getattr(output.format, what)
                     assert wanted in (None, getattr(value, what)), f"{self.name} returns {output.name} as {getattr(value, what)}"
+                try:
+                    check_picture(value, output)
+                except TypeError as error:
+                    raise AssertionError(f"{self.name} {error}") from None
         if not outputs:
             assert result is None, f"{self.name} is a sink and returns {type(result).__name__}"
 

@@ -274,3 +274,28 @@ def test_bounds_are_really_checked() -> None:
     kit.spec.model().model_rebuild(force=True)
     with pytest.raises(AssertionError, match="takes low = "):
         kit.refuses_bad_parameters()
+
+
+def test_a_live_parameter_under_another_name_is_seen() -> None:
+    @operator("test.forgets")
+    class Forgets(Operator):
+        """A change of `level` would go nowhere."""
+
+        def __init__(self, *, level: Annotated[float, Live(0, 1)] = 0.5) -> None:
+            self.strength = level
+
+        def __call__(self, image: Image) -> Image:
+            return image
+
+    with pytest.raises(AssertionError, match=r"does not keep its live parameter as self\.level"):
+        conform("test.forgets")
+
+
+def test_a_picture_of_two_channels_is_seen() -> None:
+    @operator("test.two_channels")
+    def two_channels(image: Image) -> Image:
+        """Loses blue."""
+        return Image(image.data[:, :, :2].copy())
+
+    with pytest.raises(AssertionError, match=r"returned image of shape .*; a picture is \(H, W, 3\)"):
+        conform("test.two_channels")
