@@ -222,6 +222,9 @@ class Kept(Side):
         if self.edge.lag is None:
             return  # these queues evict by themselves
         self._thin(seq)
+        session = self.node.session
+        if session.plan.live and len(session.gates) > 1:
+            return  # their ordinals say nothing of each other
         # Frames after `seq` are of the newest epoch that there is up to it, or of a later one: for them, what is older does not count.
         epochs = [item.epoch for item in list(self.channel.items) if type(item) is Packet and item.seq <= seq]
         if epochs:
