@@ -17,6 +17,7 @@ from engine.text import keys
 from engine.text.keys import Key
 
 WIDTH = 110
+USUAL = 22  # letters of a cell that its column is made for
 _NAMES = {
     str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "nothing", dict: "table", list: "list",
     Any: "any value",
@@ -210,8 +211,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns; the last words of a line that would run too far are put below."""
-    widths = [min(max(len(row[n]) for row in rows), 36) for n in range(len(rows[0]))]
+    """Aligned columns; a long cell pushes its own line only, and the last words of one that would run too far are put below."""
+    widths = [max((len(row[n]) for row in rows if n == 0 or len(row[n]) <= USUAL), default=USUAL) for n in range(len(rows[0]))]
     lines = []
     for row in rows:
         line = "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -18,7 +18,7 @@ from engine.errors import GraphError
 from engine.payload import Image, Pose
 from engine.planning.compile import compile
 from engine.text.load import loads
-from engine.text.reference import describe_operator, example, own_operators, reference_markdown, toml, type_name
+from engine.text.reference import _columns, describe_operator, example, own_operators, reference_markdown, toml, type_name
 from engine.text.schema import graph_schema, term_docs
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs the package jsonschema")
@@ -297,3 +297,7 @@ def test_the_reference_in_docs_is_up_to_date() -> None:
     if not path.exists():
         pytest.skip("docs/reference.md is not written yet: engine ops --markdown > docs/reference.md")
     assert path.read_text(encoding="utf-8") == reference_markdown(), "run: engine ops --markdown > docs/reference.md"
+
+
+def test_a_long_cell_pushes_its_own_line_only() -> None:
+    assert _columns([("a", "x" * 40, "1", "live"), ("bc", "text", "2", "live")]) == [f"  a   {'x' * 40}  1  live", "  bc  text  2  live"]
