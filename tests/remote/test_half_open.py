@@ -53,6 +53,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str,
 @contextlib.contextmanager
 def stopped(process: Any) -> Iterator[None]:
     process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)  # its last thread stands still: before that one of them might answer
     try:
         yield
     finally:

@@ -212,7 +212,7 @@ time.sleep(60)
             server.verbs.event({"at": n, "what": "noise", "node": "", "seq": n, "text": "x" * 200})
         with Control(server.endpoint) as client:
             assert client.set({"add.amount": 1.0}).wait_applied(5) is not None
-        (waiting,) = [c for c in server.clients.values() if server.verbs.busy(c)]
+        (waiting,) = until(lambda: (busy := [c for c in server.clients.values() if server.verbs.busy(c)]) and len(busy) == 1 and busy)
         assert len(waiting.queue) < 20_000
     finally:
         frozen.kill()
