@@ -360,4 +360,7 @@ def check_endpoint(endpoint: str) -> str:
         endpoint = f"tcp://{endpoint}"
     if not endpoint.startswith(("tcp://", "ipc://")):
         raise UsageError(f"no endpoint: {endpoint!r}", fix=f"write tcp://HOST:PORT, such as {ENDPOINT}, or ipc://FILE")
+    port = endpoint.rpartition(":")[2]
+    if endpoint.startswith("tcp://") and port not in ("*", "!") and not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise UsageError(f"no port: {port!r} in {endpoint!r}", fix="write a number from 0 to 65535, or * for one that is free")
     return endpoint

@@ -26,6 +26,7 @@ class Painter(Operator):
     """What a frame does with the parameters of diffusion.stream (see there) and the parts that `open` made."""
 
     models: Models | None
+    model: str
     steps: int | None
     size: int
     strength: float
@@ -124,6 +125,8 @@ class Painter(Operator):
             if run:
                 noise, extra = self._draw(rows, models, size), self._guide.input(self.guidance_scale)
                 self._begin(rows, run, (len(cond), *noise.shape[1:]), source is None)
+                for why in self._controls.idle(run) if controls else ():
+                    self.site.event("unlikely", model=self.model, why=why)
                 with self.site.span("denoise"), models.use(*(c.net.module for c in controls)):
                     latent = self._loop.run(rows, rows.n - run, noise, source, cond, controls, extra, self.site.check, added, held)
                 self._loop.reuse.pace.done()

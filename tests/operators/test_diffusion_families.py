@@ -158,6 +158,19 @@ def test_start_and_end_of_a_controlnet_live() -> None:
     differ(early, whole)
 
 
+def test_a_controlnet_that_has_no_step_left_is_told_once() -> None:
+    def said(bench: Any) -> list[str]:
+        return [facts["why"] for what, facts in bench.events if what == "unlikely"]
+
+    with stream(steps=6, controlnets=[{"model": checkpoints().control, "end": 0.4}]) as bench:
+        bench(skeleton())
+        assert said(bench) == []
+        bench.set(steps=1)  # its one step ends after 0.4
+        bench(skeleton())
+        bench(skeleton())
+        assert said(bench) == ["with 1 executed steps, ControlNet 1 takes part in none between start 0 and end 0.4"]
+
+
 def test_a_condition_that_does_not_change_is_embedded_once() -> None:
     calls: list[int] = []
     with stream(control=2) as bench:

@@ -333,6 +333,12 @@ def test_endpoints(written, meant):
         check_endpoint("http://127.0.0.1:80")
 
 
+@pytest.mark.parametrize("written", ["99999999", "127.0.0.1:65536", "tcp://*:x", "tcp://localhost"])
+def test_what_is_no_port(written):
+    with pytest.raises(UsageError, match="no port"):
+        check_endpoint(written)
+
+
 def test_a_port_that_is_taken_is_said(live):
     with pytest.raises(DeviceError, match="cannot listen"):
         served(live[0].session, live[1].endpoint)

@@ -33,6 +33,7 @@ class Controls:
         self.values = [0.0] * len(models.nets)
         self.parts = [(net.start, net.end) for net in models.nets]  # as the graph has them
         self.moved = False  # whether they are others now
+        self._idle: set[int] = set()  # nets of which it was said that they take part in no step
 
     def part(self, starts: Sequence[float] | None, ends: Sequence[float] | None) -> None:
         """Move the part of the executed steps that each net works in; None: as the graph has it."""
@@ -69,6 +70,15 @@ class Controls:
             if value:
                 found.append(Control(net, feature, self.scales[n]))
         return found, change
+
+    def idle(self, steps: int) -> list[str]:
+        """What to say, once for each net, of those whose start and end leave them none of a frame's executed `steps`."""
+        found = []
+        for n, net in enumerate(self.models.nets):
+            if (net.start > 0 or net.end < 1) and n not in self._idle and not any(net.active(k, steps) for k in range(steps)):
+                self._idle.add(n)
+                found.append(f"with {steps} executed steps, ControlNet {n + 1} takes part in none between start {net.start:g} and end {net.end:g}")
+        return found
 
     def forget(self) -> None:
         """Drop pictures and their embeddings."""
