@@ -168,7 +168,7 @@ def test_a_controlnet_that_has_no_step_left_is_told_once() -> None:
         bench.set(steps=1)  # its one step ends after 0.4
         bench(skeleton())
         bench(skeleton())
-        assert said(bench) == ["with 1 executed steps, ControlNet 1 takes part in none between start 0 and end 0.4"]
+        assert said(bench) == ["ControlNet 1 takes part in no step: 1 executed, start 0, end 0.4"]
 
 
 def test_a_condition_that_does_not_change_is_embedded_once() -> None:

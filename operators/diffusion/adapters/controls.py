@@ -77,7 +77,7 @@ class Controls:
         for n, net in enumerate(self.models.nets):
             if (net.start > 0 or net.end < 1) and n not in self._idle and not any(net.active(k, steps) for k in range(steps)):
                 self._idle.add(n)
-                found.append(f"with {steps} executed steps, ControlNet {n + 1} takes part in none between start {net.start:g} and end {net.end:g}")
+                found.append(f"ControlNet {n + 1} takes part in no step: {steps} executed, start {net.start:g}, end {net.end:g}")
         return found
 
     def forget(self) -> None:
