@@ -258,11 +258,13 @@ class Swap:
 
     def _streams(self) -> dict[str, str]:
         """Node to the source whose frames fire it."""
-        stream = {node.name: node.name for node in self.plan.nodes}
         fires = {edge.node: edge.source for edge in self.plan.edges if edge.role == "trigger"}
-        for node in self.plan.nodes:
-            if node.name in fires:
-                stream[node.name] = stream[fires[node.name]]
+        stream: dict[str, str] = {}
+        for node in self.plan.nodes:  # what converts a carried value comes before the node that fires it: the order of the plan is no help
+            source = node.name
+            while source in fires:
+                source = fires[source]
+            stream[node.name] = source
         return stream
 
     def _connect(self, node: NodeRun, wires: dict[int, Channel | None]) -> None:

@@ -187,6 +187,11 @@ def test_a_frame_that_was_lost_behind_a_cut_leaves_room_beside_it() -> None:
     run(Random(3026), "offline", "threaded")
 
 
+def test_a_carry_that_a_reload_adds_behind_a_conversion_is_not_waited_for() -> None:
+    """The first frame after it looks back to none: what converts the carried value has nothing of the frames before."""
+    run(Random(2037), "offline", "threaded")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS
