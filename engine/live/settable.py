@@ -67,8 +67,10 @@ def present(run: NodeRun, known: Values, key: str) -> Any:
 
 
 def _known(run: NodeRun, values: Values) -> Mapping[str, Any]:
-    """What `values` say of a node; its own parameters where a reload has put it into the graph and not yet told of it."""
-    return values.get(run.name, run.params)
+    """What `values` say of a node, else its own parameters: a reload may have put it into the graph, or another operator in its place, and not
+    yet told of it."""
+    told = values.get(run.name, {})
+    return run.params | {key: value for key, value in told.items() if key in run.params or key.startswith("in.")}
 
 
 def no_ramp(run: NodeRun, wanted: Values, key: str, target: Any) -> str:

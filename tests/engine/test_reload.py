@@ -427,6 +427,26 @@ def test_a_change_may_come_while_the_wiring_is_new_and_its_values_are_not(execut
     assert toys.values(session, "end") == [float(seq + 7) for seq in range(seqs[0], frames(session))]
 
 
+@BOTH
+def test_a_ramp_may_come_while_another_operator_has_taken_a_name_and_its_values_are_not_told(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(op: str, **params: Any) -> Plan:
+        g = graph()
+        g.node("x", op, a="src", **params)
+        g.node("sink", "toy.collect", a="x")
+        return compile(g.build())
+
+    tell, came = Changes.reload, list[Receipt]()
+
+    def late(self: Changes, *args: Any) -> None:
+        came.append(self.session.ramp({"x.amount": 9.0}, frames=1))
+        tell(self, *args)
+
+    monkeypatch.setattr(Changes, "reload", late)
+    session = play(plan("toy.odd"), Script(plan("toy.add", amount=2.0)), executor)
+    assert [receipt.state for receipt in came] == ["done"]
+    assert toys.values(session, "sink")[-1] == float(frames(session) - 1 + 9)
+
+
 # ---------------------------------------------------------------- what is refused, what fails
 
 
