@@ -428,7 +428,7 @@ def test_a_change_may_come_while_the_wiring_is_new_and_its_values_are_not(execut
 
 
 @BOTH
-def test_a_ramp_may_come_while_another_operator_has_taken_a_name_and_its_values_are_not_told(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ramp_may_come_while_another_operator_has_just_taken_a_name(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(op: str, **params: Any) -> Plan:
         g = graph()
         g.node("x", op, a="src", **params)
