@@ -51,6 +51,7 @@ class NodeRun:
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
         self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = self.onlooker = self.slides = False
         self.since = 0  # frames before this one belong to a wiring that is gone
+        self.told = -1  # the last frame of which `_overtaken` spoke
         self.mark = NEVER  # the tap is told of the first frame from this one on
         self.now = session.clock.now
         self.port = ""
@@ -119,8 +120,16 @@ class NodeRun:
                 side.passed(self.trigger.settled)
             return None
         if type(head) is Packet and not self.dead and head.seq >= self.since and not self._settled(head):
+            self._overtaken(head.seq - 1)
             return None
         return None if self.blocked() else head.seq
+
+    def _overtaken(self, seq: int) -> None:
+        """Say that nothing comes for frames up to `seq`, which were dropped ahead of one that has to wait: who joins them may hold up what it
+        waits for."""
+        if seq > self.told and seq != self.previous and self.emit.awaited and not self.group:
+            self.told = seq
+            self.emit.bound(seq)
 
     def _settled(self, head: Packet) -> bool:
         waiting = [side for side in self.waits if not side.settled(head)]  # all are asked: each lets go of what it need not keep

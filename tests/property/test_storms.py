@@ -192,6 +192,11 @@ def test_a_carry_that_a_reload_adds_behind_a_conversion_is_not_waited_for() -> N
     run(Random(2037), "offline", "threaded")
 
 
+def test_frames_that_a_full_queue_dropped_are_told_to_those_that_join_the_next() -> None:
+    """The next one waited for its partner, which had no room where it was joined with what would never come."""
+    run(Random(28444), "live", "threaded")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS
