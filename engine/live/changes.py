@@ -55,18 +55,23 @@ class Changes:
     def landed_on(self, node: str) -> dict[str, Any]:
         """The values that a node has as of the newest frame, changed inputs (`in.` and the port) among them."""
         with self.lock:
-            if self.session.replay is not None:  # changes come from the recording and are not landed here
-                for version in self._versions[self._seen : self.session.version]:
-                    for name, change in version.items():
-                        self.landed.setdefault(name, {}).update(change)
-                self._seen = self.session.version
+            self._catch_up()
             return dict(self.landed.get(node, {}))
+
+    def _catch_up(self) -> None:
+        """In a replay, note as landed what its recording has up to now: nothing lands there by itself."""
+        if self.session.replay is not None:
+            for version in self._versions[self._seen : self.session.version]:
+                for name, change in version.items():
+                    self.landed.setdefault(name, {}).update(change)
+            self._seen = self.session.version
 
     def reload(self, receipt: Receipt, values: Mapping[Path, Any], fresh: Mapping[str, Mapping[str, Any]], cut: bool) -> None:
         """The nodes have changed: `fresh` ones begin with their parameters; `values` and the receipt land with the next frame admitted, in a
         new epoch where a `cut` says so. What was accepted before and does not fit any more fails."""
         with self.lock:
             nodes = self.session.nodes
+            self._catch_up()  # what landed on a node that goes is nothing to one that takes its name later
             for table in (self.wanted, self.landed):
                 for name in [name for name in table if name not in nodes]:
                     del table[name]

@@ -197,6 +197,10 @@ def test_frames_that_a_full_queue_dropped_are_told_to_those_that_join_the_next()
     run(Random(28444), "live", "threaded")
 
 
+def test_a_replay_does_not_give_a_node_what_was_set_on_one_of_its_name_before() -> None:
+    run(Random(71561), "offline", "inline")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS
