@@ -115,9 +115,10 @@ class NodeRun:
         if self.finished or self.trigger is None:
             return None
         head = self.claimed or self.trigger.head()
-        if head is None:
-            for side in self.waits:  # a partner of a frame that will not come may arrive after that was known
+        if type(head) is not Packet:
+            for side in self.waits:  # a partner of a frame that will not come may arrive after that was known, or a carry be full
                 side.passed(self.trigger.settled)
+        if head is None:
             return None
         if type(head) is Packet and not self.dead and head.seq >= self.since and not self._settled(head):
             self._overtaken(head.seq - 1)

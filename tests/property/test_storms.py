@@ -201,6 +201,11 @@ def test_a_replay_does_not_give_a_node_what_was_set_on_one_of_its_name_before() 
     run(Random(71561), "offline", "inline")
 
 
+def test_a_stream_that_ends_with_a_new_epoch_ends_though_its_carry_is_full() -> None:
+    """With the value of the epoch before and its own: nobody but the next frame made room, and there was none."""
+    run(Random(171367), "offline", "inline")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS
