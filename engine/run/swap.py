@@ -62,8 +62,10 @@ class Swap:
         while True:
             found = diff(self.old, self.plan, force=force)
             now = {reader(edge) for edge in self.plan.edges if not edge.source or edge.source in found.kept}
-            gone = [edge for edge in self.old.edges if reader(edge) not in now]
-            more = {edge.node for edge in gone if edge.node in found.kept and self.session.nodes[edge.node].finished}
+            before = {reader(edge) for edge in self.old.edges}
+            changed = [edge for edge in self.old.edges if reader(edge) not in now]
+            changed += [edge for edge in self.plan.edges if reader(edge) not in before]
+            more = {edge.node for edge in changed if edge.node in found.kept and self.session.nodes[edge.node].finished}
             if more <= force:
                 return found
             force |= more

@@ -206,6 +206,11 @@ def test_a_stream_that_ends_with_a_new_epoch_ends_though_its_carry_is_full() -> 
     run(Random(171367), "offline", "inline")
 
 
+def test_a_node_that_has_ended_takes_no_input_more() -> None:
+    """A reload gave it one whose frames nobody took."""
+    run(Random(268367), "live", "inline")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS
