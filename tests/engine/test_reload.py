@@ -108,6 +108,7 @@ class Script:
 
     def __call__(self, session: Session) -> None:
         if self.receipts and not self.receipts[-1].finished:
+            self.at = max(self.at, session.frames_out + self.every)  # counted from where it lands
             return
         if self.steps and session.frames_out >= self.at:
             step = self.steps.pop(0)
