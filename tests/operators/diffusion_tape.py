@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -120,3 +121,12 @@ def settle(bench: Any) -> None:
 
 def events(bench: Any, what: str) -> list[dict[str, Any]]:
     return [facts for name, facts in bench.events if name == what]
+
+
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """What every stream with graphs = "on" records on from now on."""
+    from operators.diffusion.steps import quick
+
+    found, real = Recorder(), quick.capturer_for
+    monkeypatch.setattr(quick, "capturer_for", lambda device, wanted: (found, "") if wanted == "on" else real(device, wanted))
+    return found

@@ -13,11 +13,10 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffusion_checkpoints import picture, same, skeleton, stream  # noqa: E402
-from diffusion_tape import Dangling, Recorder, events, settle  # noqa: E402
+from diffusion_tape import Dangling, Recorder, events, recording, settle  # noqa: E402
 
 from engine.errors import DeviceError  # noqa: E402
 from engine.payload import Image, Latent  # noqa: E402
-from operators.diffusion.steps import quick  # noqa: E402
 from operators.diffusion.steps.graphs import PATIENCE, Graphs  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,10 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """What every stream with graphs = "on" records on."""
-    found = Recorder()
-    real = quick.capturer_for
-    monkeypatch.setattr(quick, "capturer_for", lambda device, wanted: (found, "") if wanted == "on" else real(device, wanted))
-    return found
+    return recording(monkeypatch)
 
 
 def ready(bench: Any) -> int:

@@ -12,13 +12,12 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffusion_checkpoints import same, skeleton, stream  # noqa: E402
-from diffusion_tape import Recorder, events, settle  # noqa: E402
+from diffusion_tape import Recorder, events, recording, settle  # noqa: E402
 from test_diffusion_carry_flow import alive  # noqa: E402
 from test_diffusion_graphs import ready  # noqa: E402
 
 from engine.payload import Latent  # noqa: E402
 from operators.diffusion.carry import memory as memories  # noqa: E402
-from operators.diffusion.steps import quick  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,9 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """What every stream with graphs = "on" records on."""
-    found = Recorder()
-    monkeypatch.setattr(quick, "capturer_for", lambda device, wanted: (found if wanted == "on" else None, ""))
-    return found
+    return recording(monkeypatch)
 
 
 REMEMBER: dict[str, dict[str, Any]] = {
