@@ -8,7 +8,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN    := .venv/bin
 
-.PHONY: setup demo test check lint bench soak docs clean
+.PHONY: setup demo test check lint bench soak docs clean packages
 
 setup: .venv/.ready
 
@@ -22,9 +22,20 @@ demo: setup
 	$(BIN)/engine run demo --embedded
 
 WORKERS ?= 2
+NPM     := $(shell command -v npm)
 
-test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# A test that not even its own time limit ends says where it stands, and takes its worker with it.
+STUCK   := -o faulthandler_timeout=450 -o faulthandler_exit_on_timeout=true
+
+# What the tests of the JavaScript client import. Once, before the tests: workers that install into one folder get in each other's way.
+packages:
+ifneq ($(NPM),)
+	-test -e bindings/javascript/node_modules/zeromq || (cd bindings/javascript && npm install --silent --no-audit --no-fund \
+	  --no-package-lock --prefer-offline --fetch-timeout=20000 --fetch-retries=1 </dev/null)
+endif
+
+test: setup packages
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 1 $(STUCK)
 
 lint: setup
 	$(BIN)/ruff check .
