@@ -87,7 +87,7 @@ class Session:
         self.segment = 0  # where the numbers of edges and sources of the plan in force begin
         self.together = threading.RLock()  # the gates of an offline graph keep in step under it
         self.closing: dict[int, int] | None = None  # during a reload: gate to the first seq that has to wait
-        self.unended: set[int] = set()  # in a replay: gates whose source had not ended when the next reload came
+        self.ends = threading.Lock()  # whether a node ends before a reload or after it is decided under it
         self.quiet = threading.Event()  # during a reload: something ended
         self.reloads: deque[tuple[Plan, Receipt]] = deque()
         self.past = Past()

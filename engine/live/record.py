@@ -61,12 +61,12 @@ class Tap:
 
 
 class Reloaded(NamedTuple):
-    """A plan that came by a reload. `ends`: gate of the plan before to the first seq that it did not admit any more; `ended`: those whose
-    source had ended; `starts`: gate of the new plan to its first seq. Edges and gates that came with the n-th plan (the first is 0) are
-    numbered from n * 2**20 on; those that stayed keep their numbers."""
+    """A plan that came by a reload. `ends`: gate of the plan before to the first seq that it did not admit any more; `ended`: the nodes of the
+    plan before that had ended by then; `starts`: gate of the new plan to its first seq. Edges and gates that came with the n-th plan (the
+    first is 0) are numbered from n * 2**20 on; those that stayed keep their numbers."""
 
     ends: dict[int, int]
-    ended: tuple[int, ...]
+    ended: tuple[str, ...]
     starts: dict[int, int]
     plan: Plan
 

@@ -81,10 +81,10 @@ class Gate:
 
     def _end_waits(self) -> bool:
         """Whether the end of the stream, too, belongs to what comes after a reload."""
-        session, me = self.session, self.source.gate_id
-        if session.replay is not None:
-            return me in session.unended
-        return session.closing is not None and self.turn[0] >= session.closing.get(me, 0)
+        session = self.session
+        if session.replay is not None or session.closing is None:
+            return False  # the source is tethered where its end waits
+        return self.turn[0] >= session.closing.get(self.source.gate_id, 0)
 
     def finish(self) -> None:
         """The source has ended: the end marker follows the frame that still waits."""
@@ -108,7 +108,7 @@ class Gate:
                     self._admit(offer)
                     for gate in self.others:
                         gate.pump()
-                if self.finished and self.slot is None and not self.source.finished and not self._end_waits():
+                if self.finished and self.slot is None and not self.source.finished and not self._end_waits() and self.source.may_end():
                     self.source.finished = True
                     self.source.emit.eos()
                     for gate in self.others:

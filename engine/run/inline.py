@@ -179,12 +179,13 @@ class Inline:
             job()
 
     def _hold_back(self) -> None:
-        """In a replay: no gate admits a frame that came after the next reload."""
-        if self._due:
-            self.session.closing = dict(self._due[0].ends)
-            self.session.unended = set(self._due[0].ends) - set(self._due[0].ended)
-        else:
-            self.session.unended = set()
+        """In a replay: no gate admits a frame that came after the next reload, and no node ends that had not by then."""
+        due = self._due[0] if self._due else None
+        if due is not None:
+            self.session.closing = dict(due.ends)
+        for node in self.session.nodes.values():
+            node.tethered = due is not None and node.name not in due.ended
+            node.lane.look(node)
 
     def _repeat(self) -> None:
         """In a replay: everything before a reload has happened."""

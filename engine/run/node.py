@@ -50,8 +50,11 @@ class NodeRun:
         self.epoch = self.version = 0
         self.previous: int | None = None  # seq of the last frame that fired in this epoch
         self.parked = self.queued = self.woken = self.finished = self.dead = self.simple = self.choosy = self.onlooker = self.slides = False
+        self.ended = False  # whether the end of the stream has come here; `finished` once that has been dealt with
+        self.tethered = False  # whether it waits meanwhile: a reload has counted on a node that had not ended
         self.since = 0  # frames before this one belong to a wiring that is gone
         self.told = -1  # the last frame of which `_overtaken` spoke
+        self.owed = -1  # a frame that stopped here, of which nobody is told before those gathered ahead of it are out
         self.mark = NEVER  # the tap is told of the first frame from this one on
         self.now = session.clock.now
         self.port = ""
@@ -118,8 +121,8 @@ class NodeRun:
         if type(head) is not Packet:
             for side in self.waits:  # a partner of a frame that will not come may arrive after that was known, or a carry be full
                 side.passed(self.trigger.settled)
-        if head is None:
-            return None
+            if head is None or (head is EOS and self.tethered):
+                return None
         if type(head) is Packet and not self.dead and head.seq >= self.since and not self._settled(head):
             self._overtaken(head.seq - 1)
             return None
@@ -173,7 +176,7 @@ class NodeRun:
             return self._fire()
         if self.dead or head.epoch < self.session.oldest or head.seq < self.since:
             self.skip(head, "error" if self.dead else "reload" if head.seq < self.since else "epoch")
-            return None
+            return self._ahead()
         if self.waits and not self._settled(head):  # a newer frame took the place of the one that was polled
             self.claimed = head
             return None
@@ -184,17 +187,21 @@ class NodeRun:
             self._apply(head.version)
         if self.choosy and not self.operator.wanted():
             self.skip(head, "unwatched")
-            return None
+            return self._ahead()
         given = [(side, side.read(head)) for side in self.sides] if self.sides else []
         if head.seq >= self.mark and self.session.tap is not None:
             self.session.tap.crossed(self, head)
         if given and not self.inputs.complete(head, given):
-            return None
+            return self._ahead()
         self.previous = head.seq
         self.group.append((head, self.inputs.arguments(head, given), given))
         if self.slides:
             return slide.feed(self)
         return self._fire() if len(self.group) >= self.plan.batch else None
+
+    def _ahead(self) -> Work | None:
+        """A frame has stopped here: call what was gathered ahead of it, where somebody waits to hear of both."""
+        return self._fire() if self.group and self.owed >= 0 and not self.dead else None
 
     def _begin_marker(self, marker: Bound | Packet) -> Work | None:
         if self.group and (marker is EOS or self.emit.awaited):
@@ -306,6 +313,9 @@ class NodeRun:
         finally:
             if self.site._leases:
                 self.site.let_go()
+        if self.owed >= 0:
+            self.emit.bound(self.owed)
+            self.owed = -1
         for side, value in work.given:
             side.used(value)
         channel = self.trigger
@@ -349,7 +359,10 @@ class NodeRun:
         self.trigger.drop(head, cause)
         for side in self.sides:
             side.passed(head.seq)
-        self.emit.bound(head.seq)
+        if self.group and self.emit.awaited:
+            self.owed = head.seq
+        else:
+            self.emit.bound(head.seq)
 
     def release(self, head: Packet, given: list[tuple[Side, Any]], cause: str) -> None:
         for side, value in given:
@@ -380,8 +393,17 @@ class NodeRun:
         self.session.fail(error)
         self.emit.eos()
 
+    def may_end(self) -> bool:
+        """Whether the node may end now. What a reload has found running goes on into the new wiring before it ends."""
+        with self.session.ends:
+            self.ended = self.ended or not self.tethered
+            return self.ended
+
     def _end(self) -> None:
         """The input has ended: a last result, then the end marker."""
+        if not self.may_end():
+            self.claimed = EOS
+            return
         life.flush(self)
         self.finished = True
         for side in self.sides:

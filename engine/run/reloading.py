@@ -44,6 +44,7 @@ def carry_out(swap: Swap, means: Reloading | Inline) -> Iterator[bool]:
         return
     swap.shut()
     yield from means.drain(swap)
+    swap.tether()
     if swap.stale():
         means.discard(swap)
         swap.discard()

@@ -65,7 +65,7 @@ class Swap:
             before = {reader(edge) for edge in self.old.edges}
             changed = [edge for edge in self.old.edges if reader(edge) not in now]
             changed += [edge for edge in self.plan.edges if reader(edge) not in before]
-            more = {edge.node for edge in changed if edge.node in found.kept and self.session.nodes[edge.node].finished}
+            more = {edge.node for edge in changed if edge.node in found.kept and self.session.nodes[edge.node].ended}
             if more <= force:
                 return found
             force |= more
@@ -115,6 +115,12 @@ class Swap:
         """The new lanes that need nothing of what old nodes hold."""
         return [lane for lane in self.lanes if lane not in self.late]
 
+    def tether(self) -> None:
+        """From here on nobody ends who has not ended yet, until it has the new wiring."""
+        with self.session.ends:
+            for node in self.session.nodes.values():
+                node.tethered = not node.ended
+
     def stale(self) -> bool:
         """Whether a node has ended meanwhile that was to stay and take other inputs: what was prepared is of no use then."""
         return self._diff().kept != self.diff.kept
@@ -124,6 +130,10 @@ class Swap:
         session = self.session
         session.segment -= SEGMENT
         session.closing = None
+        for node in [node for node in session.nodes.values() if node.tethered]:
+            node.tethered = False
+            if node.gate is None:
+                node.lane.post(node)
         session.pump()
 
     def refuse(self, reason: str) -> None:
@@ -189,6 +199,7 @@ class Swap:
             if node.gate is not None:
                 with node.gate.lock:
                     self._connect(node, wires)
+                    node.tethered = False
             elif name in self.fresh:
                 self._connect(node, wires)
         for name, node in old_nodes.items():
@@ -208,10 +219,11 @@ class Swap:
             keep_step(gates)
         self._finish(nodes, wires, cut)
 
-    def _ends(self) -> tuple[dict[int, int], tuple[int, ...]]:
-        """Per source the seq of the first frame that does not go through the old wiring; and which sources have ended."""
-        gates = [gate.source for gate in self.session.gates.values()]
-        return {s.gate_id: s.gate.turn[0] for s in gates if s.gate}, tuple(s.gate_id for s in gates if s.finished)
+    def _ends(self) -> tuple[dict[int, int], tuple[str, ...]]:
+        """Per source the seq of the first frame that does not go through the old wiring; and which nodes have ended."""
+        session = self.session
+        ends = {gate.source.gate_id: gate.turn[0] for gate in session.gates.values()}
+        return ends, tuple(name for name, node in session.nodes.items() if node.ended)
 
     def _starts(self) -> dict[int, int]:
         """Per source the seq of its first frame in the new wiring. One that is made anew goes on counting; a new one begins with the others."""
@@ -302,6 +314,7 @@ class Swap:
                         lane.drop(node)
                 elif node.gate is None:
                     self._connect(node, wires)
+                    node.tethered = False
                     lane.look(node)
 
         return job
