@@ -80,7 +80,9 @@ class Changes:
                 self.know(name, params)
             for other, asked, ramp in waiting:
                 lost = [path for path, value in asked.items() if not self._fits(path, value)]
-                if lost:
+                if other.what == "reload":  # it has been carried out; what it brought for nodes that stay still lands
+                    self._accept(other, {path: value for path, value in asked.items() if path not in lost})
+                elif lost:
                     reason = f"{'.'.join(lost[0])} is not there any more: a reload changed it"
                     self._outbox.append((other, "failed", {"reason": reason}))
                 else:

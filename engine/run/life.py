@@ -16,7 +16,7 @@ from engine.packet import Packet
 from engine.plan import PlanNode
 from engine.run.channel import Channel
 from engine.run.emit import Emitter
-from engine.run.side import Side
+from engine.run.side import Side, in_order
 from engine.run.work import WithSite, Work
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def rewire(node: NodeRun, plan: PlanNode, trigger: Channel | None, sides: list[S
     if node.trigger is not None and trigger is not node.trigger:
         _drop_claimed(node, "reload")
         node.trigger.close("reload")
-    node.plan, node.trigger, node.sides, node.since = plan, trigger, sides, since
+    node.plan, node.trigger, node.sides, node.since = plan, trigger, in_order(sides), since
     node.waits = [side for side in sides if side.edge.role != "constant"]
     before, node.emit = node.emit, Emitter(node, node.spec)
     node.emit.take_over(before, outs)

@@ -20,7 +20,7 @@ from engine.run.emit import Emitter
 from engine.run.hop import hop
 from engine.run.inputs import Inputs
 from engine.run.ladder import Ladder, is_out_of_memory
-from engine.run.side import Side, make_side
+from engine.run.side import Side, in_order, make_side
 from engine.run.work import Work
 from engine.site import Site
 
@@ -73,7 +73,7 @@ class NodeRun:
             self.trigger = channel
             return
         side = make_side(edge, self, channel)
-        self.sides.append(side)
+        self.sides = in_order([*self.sides, side])
         if edge.role != "constant":
             self.waits.append(side)
 

@@ -222,13 +222,14 @@ class Kept(Side):
         if self.edge.lag is None:
             return  # these queues evict by themselves
         self._thin(seq)
-        session = self.node.session
-        if session.plan.live and len(session.gates) > 1:
-            return  # their ordinals say nothing of each other
-        # Frames after `seq` are of the newest epoch that there is up to it, or of a later one: for them, what is older does not count.
-        epochs = [item.epoch for item in list(self.channel.items) if type(item) is Packet and item.seq <= seq]
-        if epochs:
-            self._advance(lambda item: False, max(epochs))
+        if not self.channel.packets:
+            return
+        session, newest = self.node.session, self.node.session.oldest
+        if not session.plan.live or len(session.gates) == 1 or source_of(self.channel.producer) is source_of(self.node):
+            # Frames after `seq` are of the newest epoch that there is up to it, or of a later one: for them, what is older does not count.
+            # The ordinals of live sources say nothing of each other.
+            newest = max((item.epoch for item in list(self.channel.items) if type(item) is Packet and item.seq <= seq), default=newest)
+        self._advance(lambda item: False, newest)
 
     def _thin(self, seq: int) -> None:
         """Make room for what is still to come: of the values up to `seq`, those that a later one of their epoch replaces."""
@@ -237,6 +238,19 @@ class Kept(Side):
             self._advance(lambda item: item.seq <= before, self.node.epoch)
         for packet in self.channel.superseded(seq):
             self.channel.drop(packet, "replaced")
+
+
+def in_order(sides: list[Side]) -> list[Side]:
+    """The order in which a node reads: first what waits for nobody. Reading another makes room, and what comes into that room is not to be seen
+    by this frame yet: a replay has it only after the frame."""
+    return sorted(sides, key=lambda side: side.edge.lag is not None)
+
+
+def source_of(node: NodeRun | None) -> NodeRun | None:
+    """The source whose frames fire a node."""
+    while node is not None and node.trigger is not None:
+        node = node.trigger.producer
+    return node
 
 
 def make_side(edge: Edge, node: NodeRun, channel: Channel | None) -> Side:

@@ -298,7 +298,10 @@ class Swap:
             side.edge = edge
             sides.append(side)
         outs = [channel for edge in self.plan.edges if edge.source == node.name and (channel := wires[edge.id]) is not None]
-        rewire(node, self.plan.node(node.name), trigger, sides, outs, self._since.get(node.name, 0))
+        other, since = node.trigger is not None and trigger is not node.trigger, self._since.get(node.name, 0)
+        rewire(node, self.plan.node(node.name), trigger, sides, outs, since)
+        if other:  # what was on the way here is gone: whoever looks back to it waits for nothing
+            node.emit.bound(since - 1)
         for channel in (trigger, *(side.channel for side in sides)):
             if channel is not None:
                 channel.settle()
