@@ -232,13 +232,13 @@ def noise(a: Scalar, *, site: Site) -> Scalar:
 
 @operator("toy.batch")
 class Batch(Operator):
-    """a + level, gathered; `sizes` notes how many frames each call got."""
+    """a + level, gathered; `sizes` notes how many frames each call got. Frames whose `b` never comes stop here."""
 
     def __init__(self, *, level: Annotated[float, Live(0, 1000)] = 0.0) -> None:
         self.level = level
         self.sizes: list[int] = []
 
-    def __call__(self, a: Scalar) -> Scalar:
+    def __call__(self, a: Scalar, b: Scalar | None = None) -> Scalar:
         return Scalar(a.value + self.level)
 
     def call_batch(self, frames: list[dict[str, Any]]) -> list[Scalar]:

@@ -512,6 +512,31 @@ def test_a_change_that_waits_for_a_node_that_goes_has_failed() -> None:
     assert toys.values(session)[-1] == 401.0
 
 
+def test_what_one_reload_brought_outlives_another_that_comes_before_a_frame() -> None:
+    """It set a value on a node that the next takes away, and on one that stays."""
+    first = chain(400, extra=True)
+    assert first.graph is not None
+    values = {"x": {"amount": 50.0}, "y": {"amount": 9.0}}
+    nodes = tuple(replace(node, params={**node.params, **values.get(node.name, {})}) for node in first.graph.nodes)
+    receipts: list[Receipt] = []
+
+    def tick(s: Session) -> None:
+        if s.frames_out == 10 and not receipts:
+            assert first.graph is not None
+            s.pause()
+            receipts.append(s.reload(compile(replace(first.graph, nodes=nodes))))
+            receipts.append(s.reload(chain(400, amount=50.0)))
+        elif s.paused and not s.reloads:
+            s.resume()
+
+    session = Session(first, executor="inline")
+    session.run(tick)
+    toys.settled(session)
+    assert [receipt.state for receipt in receipts] == ["applied", "applied"]
+    assert toys.values(session)[-1] == 449.0
+    assert toys.values(replayed(first, session)) == toys.values(session)
+
+
 def test_reloads_that_come_before_the_run_or_too_late() -> None:
     session = Session(chain(), executor="threaded")
     early = session.reload(chain(extra=True))

@@ -244,6 +244,20 @@ def test_a_batch_after_skipped_frames_still_meets_its_partners(executor: str) ->
 
 
 @BOTH
+def test_a_frame_that_stops_at_a_batch_is_told_of_after_those_gathered_before_it(executor: str) -> None:
+    """Who holds the batch's newest result would else be told that nothing comes up to that frame, and go on without what does."""
+    g = offline()
+    g.node("src", "toy.count", count=9)
+    g.node("odd", "toy.odd", a="src")
+    g.node("x", "toy.batch", a="src", b={"from": "odd", "missing": "skip"}, batch=3)
+    g.node("y", "toy.pair", a="src", b={"from": "x", "hold": 0.5})
+    g.node("sink", "toy.collect", a="y")
+    session = play(g, executor=executor)
+    assert toys.values(session) == [0.5, *(1000 * n + (n - 1) // 2 * 2 + 1 for n in range(1, 9))]
+    assert session.nodes["x"].operator.sizes == [1, 1, 1, 1]  # nobody waits longer than it takes to know
+
+
+@BOTH
 def test_a_last_result_goes_out_at_the_end(executor: str) -> None:
     g = offline()
     g.node("src", "toy.count", count=4)

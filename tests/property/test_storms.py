@@ -211,6 +211,30 @@ def test_a_node_that_has_ended_takes_no_input_more() -> None:
     run(Random(268367), "live", "inline")
 
 
+def test_a_frame_that_stops_at_a_batch_is_told_of_after_those_before_it() -> None:
+    """The run had room for the batch's result to come first, its replay had not, and went on without."""
+    run(Random(273497), "offline", "inline")
+
+
+def test_a_node_that_outlived_a_reload_ends_after_it_in_a_replay_too() -> None:
+    """Its lane was busy from one reload to the next: it never saw the end of the source between them."""
+    run(Random(169539), "live", "inline")
+
+
+def test_a_carry_of_one_of_several_sources_forgets_the_epochs_before() -> None:
+    """No frame fired in three epochs, and a value of each was kept: there was no room for the next."""
+    run(Random(332328), "live", "inline")
+
+
+def test_a_carry_through_a_node_made_anew_waits_for_nothing_that_was_on_the_way() -> None:
+    run(Random(421130), "offline", "inline")
+
+
+def test_what_waits_for_nobody_is_read_before_what_makes_room() -> None:
+    """A node took its partner, which let the next one in, and what that brought was read by the same frame: no replay has it so early."""
+    run(Random(10020138), "live", "inline")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS
