@@ -5,6 +5,7 @@ To be read in this order. A frame's way:
     node        polled, begun, finished: the step function of every executor; `life` is its beginning and end, `work` one call of it
     side        the inputs that do not fire a node: exact, hold, latest, carry; `inputs` makes arguments of them
     emit        what a call returned, onto the edges; `hop` is the same for a plain node, in one go; `slide` for operators that answer later
+    fault       what becomes of a call that failed
     channel     a queue and its policy, with markers for what will not come
     gate        the entrance: credits, the one slot, and the fate of every frame
     lane        nodes that run one after another; `device` is where they compute

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine import registry
 from engine.errors import OperatorError
 from engine.plan import Plan, PlanNode
-from engine.run import life
+from engine.run import fault, life
 from engine.run.node import NEVER, NodeRun
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Handover:
             elif not node.spec.sink:
                 node.session.reset("reload")  # what it had in it is gone
         except Exception as error:
-            node.fail(OperatorError(node.name, -1, node.epoch, error))
+            fault.fail(node, OperatorError(node.name, -1, node.epoch, error))
 
 
 def part(node: NodeRun) -> None:

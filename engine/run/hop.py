@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.packet import Packet
+from engine.run import fault
 from engine.run.work import Work
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def hop(node: NodeRun, head: Packet) -> tuple[NodeRun, Packet] | None:
         node.rescue(work, error, [arguments])
         return node.finish(work)
     except BaseException:
-        node.abandon(Work([head], [], started))
+        fault.abandon(node, Work([head], [], started))
         raise
     stopped = now()
     emit, channel = node.emit, node.trigger

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine.clock import StepClock
 from engine.errors import Cancelled, OperatorError, UsageError
 from engine.live.receipt import Receipt
+from engine.run import life
 from engine.run.gate import Gate
 from engine.run.lane import Lane, close_all
 from engine.run.reloading import carry_out
@@ -169,6 +170,7 @@ class Inline:
                 gate.finish()
                 gate.source.lane.drop(gate.source)
         for node in swap.fresh.values():
+            life.enter(node)
             if node.gate is not None:
                 self._seqs[node.gate] = node.gate.turn[0]
 

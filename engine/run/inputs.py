@@ -11,6 +11,7 @@ from engine.operator import Port
 from engine.packet import Packet
 from engine.payload import WRITTEN, Payload, Scalar, from_plain
 from engine.plan import Edge
+from engine.run import fault
 from engine.run.side import MISSING, Side
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Inputs:
                 given[i] = (side, None)
             elif edge.missing == "error":
                 self.node.release(head, given, "error")
-                self.node.fail(OperatorError(self.node.name, head.seq, head.epoch, EngineError(f"input {edge.port} never came")))
+                fault.fail(self.node, OperatorError(self.node.name, head.seq, head.epoch, EngineError(f"input {edge.port} never came")))
                 return False
             else:
                 self.node.release(head, given, "unpaired")

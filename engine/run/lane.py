@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import EngineError, OperatorError
 from engine.lifecycle import Operator
+from engine.run import fault
 from engine.run.device import Host
 from engine.trace import Ring
 
@@ -91,7 +92,7 @@ class Lane:
                 try:
                     more = node.operator.idle() or more
                 except Exception as error:
-                    node.fail(OperatorError(node.name, -1, node.epoch, error))
+                    fault.fail(node, OperatorError(node.name, -1, node.epoch, error))
         return more
 
     def drop(self, node: NodeRun) -> None:

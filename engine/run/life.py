@@ -14,6 +14,7 @@ from engine.live.control import make_ladder
 from engine.operator import Operator, Spec
 from engine.packet import Packet
 from engine.plan import PlanNode
+from engine.run import fault
 from engine.run.channel import Channel
 from engine.run.emit import Emitter
 from engine.run.side import Side, in_order
@@ -41,6 +42,13 @@ def begin(node: NodeRun) -> None:
     if isinstance(node.operator, Operator):
         node.operator.open(node.site)
     settle(node)
+
+
+def enter(node: NodeRun) -> None:
+    """The node is in force, and its first frame may come."""
+    late, node.late = node.late, {}
+    if late:
+        node.update(late)
 
 
 def settle(node: NodeRun) -> None:
@@ -98,7 +106,7 @@ def end(node: NodeRun) -> None:
     left = node.session.nodes.get(node.name) is not node  # a reload took it out
     cause = "error" if node.session.errors else "reload" if left else "epoch"
     if node.group:
-        node.abandon(Work([g[0] for g in node.group], [pair for g in node.group for pair in g[2]], 0))
+        fault.abandon(node, Work([g[0] for g in node.group], [pair for g in node.group for pair in g[2]], 0))
         node.group = []
     for side in node.sides:
         side.end("reload" if left else "unpaired")

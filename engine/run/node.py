@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import EngineError, OperatorError
 from engine.operator import Operator, Spec, Stamped
 from engine.packet import Packet
 from engine.plan import Edge, PlanNode
-from engine.run import life, slide
+from engine.run import fault, life, slide
 from engine.run.channel import EOS, Bound, Channel
 from engine.run.emit import Emitter
 from engine.run.hop import hop
 from engine.run.inputs import Inputs
-from engine.run.ladder import Ladder, is_out_of_memory
+from engine.run.ladder import Ladder
 from engine.run.side import Side, in_order, make_side
 from engine.run.work import Work
 from engine.site import Site
@@ -39,6 +38,7 @@ class NodeRun:
     def __init__(self, plan: PlanNode, spec: Spec, site: Site, session: Session) -> None:
         self.plan, self.spec, self.site, self.session, self.name = plan, spec, site, session, plan.name
         self.params = dict(plan.params)
+        self.late: dict[str, Any] = {}  # what was changed on its predecessor while a reload made this one; `life.enter` takes it
         self.operator: Any = None
         self.lane: Lane
         self.gate: Gate | None = None
@@ -257,40 +257,21 @@ class NodeRun:
                 else:
                     work.result = self.operator(**arguments[0])
             except Exception as error:
-                if self._relieved(error):
+                if fault.relieved(self, error):
                     continue
                 work.error = error
             except BaseException:
-                self.abandon(work)
+                fault.abandon(self, work)
                 raise
             work.stopped = self.now()
             return work
 
     def rescue(self, work: Work, error: Exception, arguments: list[dict[str, Any]]) -> None:
         """Deal with what a call raised: try again where memory could be found, else keep the error for `finish`."""
-        if self._relieved(error):
+        if fault.relieved(self, error):
             self._run(work, arguments)
         else:
             work.error, work.stopped = error, self.now()
-
-    def abandon(self, work: Work) -> None:
-        """A call that will have no result, because the session is being given up: its frames are dropped."""
-        assert self.trigger is not None
-        for side, value in work.given:
-            side.used(value)
-        for packet in work.heads:
-            self.trigger.drop(packet, "error" if self.session.errors else "epoch")
-        self.site.let_go()
-
-    def _relieved(self, error: Exception) -> bool:
-        """Whether the ladder found a cheaper setting after running out of memory: the same frame is then tried again."""
-        if self.ladder is None or not is_out_of_memory(error):
-            return False
-        rung = self.ladder.descend(self.session.clock.now())
-        if rung is None:
-            return False
-        self.session.governing.step_down(self, rung)
-        return True
 
     # ---- results
 
@@ -309,7 +290,7 @@ class NodeRun:
             if work.error is None:
                 after = self._send_results(work)
             if work.error is not None:
-                self._failed(work)
+                fault.failed(self, work)
         finally:
             if self.site._leases:
                 self.site.let_go()
@@ -368,30 +349,6 @@ class NodeRun:
         for side, value in given:
             side.used(value)
         self.skip(head, cause)
-
-    def _failed(self, work: Work) -> None:
-        """An operator raised: skip the frame, repeat the last good result, or fail the session, as the graph says."""
-        assert work.error is not None
-        self.errors += 1
-        self.errors_in_row += 1
-        head = work.heads[-1]
-        error = OperatorError(self.name, head.seq, head.epoch, work.error)
-        for packet in work.heads:
-            if packet.frame is not None:
-                packet.frame.gate.blame(packet.frame, "error")
-        tolerated = self.plan.on_error != "fail" and self.errors_in_row <= self.plan.max_errors
-        self.session.event("error", self.name, head.seq, message=str(error), tolerated=tolerated)
-        for packet in work.heads:
-            if not (tolerated and self.emit.again(packet)):
-                self.emit.bound(packet.seq)
-        if not tolerated:
-            self.fail(error)
-
-    def fail(self, error: EngineError) -> None:
-        """This node is out of order: what it made goes on to the sinks, what still comes is dropped, the sources stop."""
-        self.dead, self.simple = True, False
-        self.session.fail(error)
-        self.emit.eos()
 
     def may_end(self) -> bool:
         """Whether the node may end now. What a reload has found running goes on into the new wiring before it ends."""

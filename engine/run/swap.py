@@ -354,7 +354,9 @@ class Swap:
             for key, value in self._carried(self.plan.node(name)).items():
                 if key.startswith("in."):
                     run.inputs.write(key.removeprefix("in."), value)
-        changing.reload(self.receipt, self._values(), {name: run.params for name, run in self.fresh.items()}, cut)
+                elif run.params.get(key) != value:
+                    run.late[key] = value
+        changing.reload(self.receipt, self._values(), {name: run.params | run.late for name, run in self.fresh.items()}, cut)
         if self.plan.govern != self.old.govern:
             session.governing = Governing(session, enabled=session.governing.wanted, held=session.governing.held)
         else:
@@ -368,16 +370,13 @@ class Swap:
                     run.emit.bound(run.gate.turn[0] - 1)
 
     def _values(self) -> dict[tuple[str, str], Any]:
-        """The live values that the new plan brings, and those that were changed on the old nodes since the new ones were made."""
+        """The live values that the new plan brings."""
         found: dict[tuple[str, str], Any] = {}
         for path in self.diff.params:
             name, _, key = path.partition(".")
             port = key.removeprefix("in.")
             edge = next((e for e in self.plan.edges if (e.node, e.port) == (name, port)), None)
             found[name, key] = self.plan.node(name).params[key] if port == key or edge is None else edge.hold
-        for name, run in self.fresh.items():
-            now = self._carried(self.plan.node(name))
-            found |= {(name, key): value for key, value in now.items() if not key.startswith("in.") and run.params.get(key) != value}
         return found
 
     @staticmethod

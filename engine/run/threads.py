@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import Cancelled, EngineError, OperatorError, RunError, StallError
+from engine.run import life
 from engine.run.emit import leases_of
 from engine.run.gate import Offer
 from engine.run.handover import Handover
@@ -134,7 +135,11 @@ class Threads:
         finally:
             opening.opened.release()
         opening.go.wait()
-        return not (self.session.aborting.is_set() or opening.cancelled)
+        if self.session.aborting.is_set() or opening.cancelled:
+            return False
+        for node in lane.nodes:
+            life.enter(node)
+        return True
 
     def _close(self, lane: Lane) -> None:
         with lane.guard:
