@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import random
@@ -469,14 +470,22 @@ ENDLESS = """
 """
 
 
+def flushed(path: Path) -> int:
+    """The last frame that a recording has so far."""
+    try:
+        return read(path).last
+    except ReplayError:
+        return -1  # it has hardly begun
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_killed_process_leaves_what_it_did(tmp_path: Path):
     process = child(ENDLESS, tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "go\n", process.stderr.read() if process.stderr else ""
-    size, deadline = (tmp_path / "a.mcap").stat().st_size, time.monotonic() + 60
-    while (tmp_path / "a.mcap").stat().st_size == size and time.monotonic() < deadline:
-        os.sched_yield()  # until something more has been flushed
+    deadline = time.monotonic() + 60
+    while flushed(tmp_path / "a.mcap") <= 100 and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.kill()
     process.communicate()
     tape = read(tmp_path / "a.mcap")
@@ -536,8 +545,14 @@ def test_a_disk_that_is_too_slow_live(tmp_path: Path, monkeypatch: pytest.Monkey
     session = Session(compile(g.build()))
     recorder = Recorder(tmp_path / "a.mcap", frames="store", queue_mb=0.02)
     recorder.attach(session)
-    real = recorder.file.add
-    monkeypatch.setattr(recorder.file, "add", lambda *args, **named: (os.sched_yield(), time.sleep(0.002), real(*args, **named))[2])
+    real, written = recorder.file.add, itertools.count()
+
+    def add(*args: Any, **named: Any) -> Any:
+        while next(written) > 60 and recorder.on and not session.over:
+            time.sleep(0.001)  # the disk stands still until no more can wait for it
+        return real(*args, **named)
+
+    monkeypatch.setattr(recorder.file, "add", add)
     frames = session.run().frames
     with pytest.raises(MediaError, match="slower than the run"):
         recorder.close()
