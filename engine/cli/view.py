@@ -11,7 +11,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +26,8 @@ LINE_S = 5.0
 RECENT = 256  # frames that percentiles are taken over
 WINDOW_S = (2.0, 12.0)  # rates are over the last two seconds, or over more where frames are rare
 ENOUGH = 8  # frames that make a rate
+TOLD = {"lost", "reconnected", "error", "stalled", "process restarted", "recording ended"}  # what a log has to have besides its lines
+AGAIN_S = 5.0  # at most so often of one node: a frame that fails is often followed by others
 TONES = {"online": "green", "degraded_input": "bold yellow", "degraded_inference": "bold yellow", "error": "bold red"}
 
 
@@ -146,20 +148,33 @@ class Silent:
 
 
 class Lines(Silent):
-    """A line every few seconds, for logs and pipes."""
+    """A line every few seconds, for logs and pipes; and one for whatever goes wrong, as it happens."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self._next = time.monotonic() + 1.0
         self._pause = 1.0
+        self._last: dict[str, Any] | None = None
+        self._told: dict[tuple[str, str], float] = {}
 
     def tick(self) -> None:
         now = time.monotonic()
+        for event in self._new():
+            key = (event["what"], event["node"])
+            if event["what"] in TOLD and now >= self._told.get(key, now):
+                self._told[key] = now + AGAIN_S
+                report.say(event_text(self.meter.session, event))
         if now < self._next:
             return
         self._pause = min(LINE_S, self._pause * 2)
         self._next = now + self._pause
         report.say(line(self.meter.read()))
+
+    def _new(self) -> list[dict[str, Any]]:
+        """The events since the last look, oldest first."""
+        found = list(takewhile(lambda event: event is not self._last, recent(self.meter.session.events)))
+        self._last = found[0] if found else self._last
+        return found[::-1]
 
 
 class Screen(Silent):

@@ -19,6 +19,7 @@ from engine.payload import Prompt, from_plain, to_plain
 if TYPE_CHECKING:
     from engine.run.node import NodeRun
 
+LONGEST = 10_000  # characters of a text that is set live: frames wait while a model reads it
 Path = tuple[str, str]  # node; parameter, or "in." and port
 Values = Mapping[str, Mapping[str, Any]]  # node to key to value
 
@@ -33,6 +34,9 @@ def checked(nodes: Mapping[str, NodeRun], wanted: Values, changes: Mapping[str, 
         run = nodes.get(name)
         if run is None:
             problems[path] = registry.unknown(f"there is no node {name!r}", name, list(nodes))
+            continue
+        if (length := _longest(value)) > LONGEST:
+            problems[path] = f"is a text of {length:,} characters; live it may have {LONGEST:,}: write it into the graph file"
             continue
         named = _find(run, rest, value)
         if isinstance(named, str):
@@ -54,6 +58,13 @@ def checked(nodes: Mapping[str, NodeRun], wanted: Values, changes: Mapping[str, 
     if problems:
         raise ParamError(problems)
     return found
+
+
+def _longest(value: Any) -> int:
+    """The characters of the longest text in a plain value."""
+    if isinstance(value, Mapping):
+        return max(map(_longest, value.values()), default=0)
+    return len(value) if isinstance(value, str) else 0
 
 
 def plain(values: Mapping[Path, Any]) -> dict[str, Any]:

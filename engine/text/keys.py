@@ -91,7 +91,11 @@ FILE = (
     Key("govern", "table", "What the governor aims at, and the knobs that it may move."),
     Key("memory", "table", "How much memory the models may take."),
     Key("param", "table", "Values used elsewhere in the file as `${name}`; `--set param.name=value` changes them."),
-    Key("include", "files", "A graph file, or a list of these, to build on; paths are relative to this file. What stands here wins."),
+    Key(
+        "include", "files",
+        "A graph file, or a list of these, to build on; paths are relative to this file, and graphs that ship go by their name. What stands here "
+        "wins.",
+    ),
 )
 GRAPH = (
     Key("name", "text", "What the graph is called in plans, reports and traces.", "the file's name"),

@@ -200,6 +200,8 @@ def read_text(tree: Tree, text: str, shown: str, path: Path | None, outer: tuple
         target = Path(name) if path is None else path.parent / name
         label = name if path is None or Path(name).is_absolute() else (Path(shown).parent / name).as_posix()
         try:
+            if not target.exists() and (ours := shipped_graphs().get(name)) is not None:
+                target, label = ours, f"graphs/{name}.toml"
             resolved = target.resolve()
         except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself, a zero in the name
             tree.problems.append(replace(blank, message=f"not a file name: {error}", found=show(name)))

@@ -130,6 +130,14 @@ def test_includes_chain_and_the_later_wins(folder: Callable[..., Path]) -> None:
     assert (graph.name, graph.seed, graph.in_flight, graph.clock) == ("main", 2, 1, "live")
 
 
+def test_a_graph_that_ships_is_included_by_its_name_unless_a_file_is_called_so(folder: Callable[..., Path], tmp_path: Path) -> None:
+    path = folder(main='include = "live_lcm"\n[graph]\nname = "mine"\n')
+    plan = load(path)
+    assert (plan.name, "paint" in [node.name for node in plan.nodes]) == ("mine", True)
+    (tmp_path / "live_lcm").write_text('[node.src]\nop = "toy.count"\n[node.sink]\nop = "toy.collect"\nin.a = "src"\n')
+    assert [node.name for node in load(path).nodes] == ["src", "sink"]
+
+
 def test_includes_are_relative_to_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "main.toml").write_text('include = "sub/mid.toml"')

@@ -235,6 +235,11 @@ def test_what_waits_for_nobody_is_read_before_what_makes_room() -> None:
     run(Random(10020138), "live", "inline")
 
 
+def test_what_was_set_while_a_node_was_made_anew_outlives_the_next_reloads_too() -> None:
+    """No frame came between them, and the one in the middle had no such value to set."""
+    run(Random(31006408), "offline", "inline")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @CHECKS

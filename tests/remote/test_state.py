@@ -9,7 +9,7 @@ from remote_runs import Ear, engine, graph, read_until, running, until
 
 from bindings.python.control import Control
 from engine.cli.summary import show_summary
-from engine.cli.view import Meter, line
+from engine.cli.view import Lines, Meter, line
 from engine.live.summary import summarise
 from remote.metrics import render
 from remote.verbs import Verbs
@@ -45,6 +45,20 @@ def test_an_error_that_was_tolerated_shows_everywhere(tmp_path, capsys):
     assert summary["states"]["degraded_inference"] > 0
     show_summary({**summary, "graph": "toys", "ok": True, "interrupted": False})
     assert "state   degraded inference for " in capsys.readouterr().out
+
+
+def test_what_goes_wrong_is_told_at_once_where_there_is_no_terminal(tmp_path, capsys):
+    with running(graph(tmp_path)) as run:
+        lines = Lines(Meter(run.session))
+        lines.tick()
+        capsys.readouterr()
+        for what, facts in (("lost", {"url": "rtsp://me:secret@host/x"}), ("subscribers", {}), ("lost", {}), ("reconnected", {"attempts": 2})):
+            run.session.event(what, "in", 7, **facts)
+            lines.tick()
+        lines.tick()
+    run.wait()
+    told = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines() if "fps" not in line]
+    assert told == ["lost  in frame 7  url rtsp://***@host/x", "reconnected  in frame 7  attempts 2"]
 
 
 def test_a_run_tells_its_states_in_its_own_summary(tmp_path):

@@ -322,6 +322,8 @@ def test_a_ramp_of_a_prompt_is_a_blend(painted):
         ({"changes": {"words.prompt": "x"}, "keep": "hair"}, "keep is wrong"),
         ({"changes": {"words.prompt": "x"}, "blend": -1}, "blend is wrong"),
         ({"changes": {"words.prompt": 7}}, "words.prompt"),
+        ({"changes": {"words.prompt": "x" * 10_001}}, "a text of 10,001 characters"),
+        ({"changes": {"words.prompt": {"text": "x", "negative": "x" * 10_001}}}, "a text of 10,001 characters"),
         ({"changes": {"words.prompt": {"text": "x", "loud": 1}}}, "words.prompt"),
     ],
 )
