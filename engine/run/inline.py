@@ -94,6 +94,8 @@ class Inline:
                 continue
             elif self._ends:
                 self.clock.jump(self._ends[0][0])
+            elif self._flush():
+                continue
             elif self._due:
                 self._repeat()
             elif session.paused and not session.draining.is_set():
@@ -155,7 +157,7 @@ class Inline:
 
     def _flush(self) -> bool:
         """Let every batch call what it has gathered so far; whether there was any."""
-        gathered = [node for lane in self.session.lanes.values() for node in lane.nodes if node.group]
+        gathered = [node for lane in self.session.lanes.values() for node in lane.nodes if node.group and not node.blocked()]
         for node in gathered:
             node.flush_group()
             node.lane.look(node)
@@ -191,8 +193,6 @@ class Inline:
 
     def _repeat(self) -> None:
         """In a replay: everything before a reload has happened."""
-        if self._flush():
-            return
         swap = Swap(self.session, self._due.pop(0).plan, Receipt("reload"))
         if not swap.diff.structural:
             swap.adopt()

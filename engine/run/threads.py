@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import Cancelled, EngineError, OperatorError, RunError, StallError
@@ -27,6 +28,7 @@ from engine.run.stall import diagnose
 if TYPE_CHECKING:
     from engine.session import Session
 
+GATHER_S = 0.1  # what a batch has gathered waits so long for more when nothing moves
 STALL_S = 5.0
 JOIN_S = 10.0
 
@@ -281,7 +283,8 @@ class Threads:
             return
 
     def _look_for_stall(self) -> None:
-        """Frames are in flight, every lane is idle, and nothing has moved for a while: name the wait cycle instead of waiting for ever."""
+        """Frames are in flight, every lane is idle, and nothing has moved for a while: call what batches have gathered, which may be what the
+        others wait for; where there is none, name the wait cycle instead of waiting for ever."""
         session = self.session
         moved = sum(c.entered + c.taken + sum(c.drops.values()) for c in session.channels)
         now = time.monotonic()
@@ -291,10 +294,21 @@ class Threads:
         # While a source waits for its stream, a join may rightly wait for the source.
         shut = all(gate.source.finished or gate.slot is not None for gate in session.gates.values())
         waiting = shut and any(gate.in_flight for gate in session.gates.values())
-        if now - self._progress[1] < STALL_S or not waiting or any(not inbox.empty() for inbox in list(self._inboxes.values())):
+        if now - self._progress[1] < GATHER_S or not waiting or any(not inbox.empty() for inbox in list(self._inboxes.values())):
+            return
+        gathered = [node for node in session.nodes.values() if node.group]
+        for node in gathered:
+            self.on_lane(node.lane, partial(self._call_gathered, node))
+        if gathered or now - self._progress[1] < STALL_S:
             return
         session.errors.append(diagnose(session))
         session.stop(drain=False)
+
+
+    def _call_gathered(self, node: NodeRun) -> None:
+        if not node.blocked():
+            node.flush_group()
+            node.lane.look(node)
 
 
 def next_offer(node: NodeRun, frames: Any, seq: int) -> Offer | None:

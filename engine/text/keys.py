@@ -93,8 +93,8 @@ FILE = (
     Key("param", "table", "Values used elsewhere in the file as `${name}`; `--set param.name=value` changes them."),
     Key(
         "include", "files",
-        "A graph file, or a list of these, to build on; paths are relative to this file, and graphs that ship go by their name. What stands here "
-        "wins.",
+        "A graph file, or a list of these, to build on; paths are relative to this file, and graphs that ship go by their name. What stands "
+        "here wins.",
     ),
 )
 GRAPH = (

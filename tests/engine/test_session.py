@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import toys
 from toys import BOTH
 
+from engine import operator
 from engine.errors import OperatorError, ParamError
 from engine.graph import GraphBuilder, as_input
+from engine.operator import Stamped
+from engine.payload import Scalar
 from engine.plan import Plan
 from engine.planning.compile import compile
 from engine.session import Session
@@ -255,6 +259,27 @@ def test_a_frame_that_stops_at_a_batch_is_told_of_after_those_gathered_before_it
     session = play(g, executor=executor)
     assert toys.values(session) == [0.5, *(1000 * n + (n - 1) // 2 * 2 + 1 for n in range(1, 9))]
     assert session.nodes["x"].operator.sizes == [1, 1, 1, 1]  # nobody waits longer than it takes to know
+
+
+@operator("toy.tried_gaps")
+def gaps(*, seqs: list[int]) -> Iterator[Scalar]:
+    """Frames with these numbers."""
+    for seq in seqs:
+        yield Stamped(Scalar(float(seq)), pts=seq, seq=seq)  # type: ignore[misc]
+
+
+@BOTH
+def test_what_a_batch_has_gathered_is_called_when_nothing_else_can_move(executor: str) -> None:
+    """The second frame for the batch is a later one, whose partner cannot come before the first is out."""
+    g = offline()
+    g.node("few", "toy.tried_gaps", seqs=[0, 5])
+    g.node("all", "toy.count", count=8)
+    g.node("x", "toy.batch", a="few", b={"from": "all", "missing": "skip"}, batch=2)
+    g.node("y", "toy.add", a={"from": "all", "cap": 2}, b={"from": "x", "cap": 2, "missing": "default"})
+    g.node("sink", "toy.collect", a="y")
+    session = play(g, executor=executor)
+    assert toys.values(session) == [0, 1, 2, 3, 4, 10, 6, 7]
+    assert session.nodes["x"].operator.sizes == [1, 1]
 
 
 @BOTH
