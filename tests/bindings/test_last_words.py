@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import msgpack
 import others
 import pytest
 import zmq
+from ports import free_port
 
 COUNT = 20
 
@@ -41,8 +41,7 @@ class Hearer:
 @contextmanager
 def heard(late: bool) -> Iterator[tuple[str, threading.Event, list[Hearer]]]:
     """Where to connect; with `late`, somebody listens there only when the event is set."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    port = free_port()
     hearers: list[Hearer] = []
     begin = threading.Event()
 

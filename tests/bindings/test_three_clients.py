@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import others
 import pytest
+from ports import free_port
 
 from bindings.python import Subscriber
 from bindings.python.control import Control, NoAnswer
@@ -42,18 +42,10 @@ in.frame = "color"
 """
 
 
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
 @contextmanager
 def running(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """`engine run` on GRAPH: the process, where it publishes, where it is controlled."""
-    frames, control = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
+    frames, control = (f"tcp://127.0.0.1:{port}" for port in (free_port(), free_port()))
     path = folder / "seen.toml"
     path.write_text(GRAPH.format(url=frames))
     command = [sys.executable, "-m", "engine", "run", str(path), "--control", control, "--quiet", "--no-govern", *more]
@@ -100,7 +92,7 @@ class Live:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One engine for all tests of this file; the last one stops it."""
     others.node(), others.probe()  # skip before anything is started
-    (port,) = free_ports(1)
+    port = free_port()
     with running(tmp_path_factory.mktemp("live"), "--web", f"127.0.0.1:{port}") as (engine, url, where), Control(where) as control:
         answering(control, engine)
         assert engine.stdout is not None

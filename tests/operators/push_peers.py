@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from media_clips import numbered
+from ports import free_port as free_port
 
 from engine.clock import RealClock
 from engine.payload import Image
@@ -25,12 +26,6 @@ from engine.testing import Bench
 HERE = Path(__file__).parent
 MS = 1_000_000
 posix = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="signals of POSIX only")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class Program:
