@@ -115,7 +115,7 @@ NODE = (
         "fail", choices=ON_ERROR),
     Key("max_errors", "whole number", "How many errors in a row `skip` and `hold` forgive before the run ends.", "10", 1),
     Key("trigger", "text", "The port whose packet fires the node.", "the first connected one that keeps no value"),
-    Key("batch", "whole number", "How many frames are gathered into one call.", "1", 1),
+    Key("batch", "whole number", "How many frames are gathered into one call; fewer where nothing else can go on without them.", "1", 1),
     Key("process", "boolean", "Run in a child process: for CPU-bound Python, and for what may hang.", "false"),
 )  # fmt: skip
 INPUT = (
