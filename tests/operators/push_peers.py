@@ -165,6 +165,7 @@ def listens(port: int) -> None:
     limit = time.monotonic() + 20
     while time.monotonic() < limit:
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else it is this look that keeps the peer from listening
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
