@@ -19,7 +19,7 @@ FAILING = """
 op = "toy.fails"
 on_error = "skip"
 max_errors = 1000000
-at = [5, 6, 7]
+after = 5
 in.a = "source"
 [node.shaken]
 op = "toy.collect"
