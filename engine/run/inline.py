@@ -157,11 +157,7 @@ class Inline:
 
     def _flush(self) -> bool:
         """Let every batch call what it has gathered so far; whether there was any."""
-        gathered = [node for lane in self.session.lanes.values() for node in lane.nodes if node.group and not node.blocked()]
-        for node in gathered:
-            node.flush_group()
-            node.lane.look(node)
-        return bool(gathered)
+        return sum(node.hurry() for lane in self.session.lanes.values() for node in lane.nodes) > 0
 
     def put_in_force(self, swap: Swap) -> None:
         before = list(self.session.gates.values())

@@ -91,6 +91,14 @@ class NodeRun:
         while after is not None:
             after = after[0].step_on(after[1])
 
+    def hurry(self) -> bool:
+        """Call the operator for the frames gathered so far, and go on; False where there are none, or no room for what would come of them."""
+        if not self.group or self.blocked():
+            return False
+        self.flush_group()
+        self.lane.look(self)
+        return True
+
     # ---- being woken
 
     def wake(self, by: NodeRun | None) -> None:

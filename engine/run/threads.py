@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import Cancelled, EngineError, OperatorError, RunError, StallError
@@ -230,7 +229,7 @@ class Threads:
         if self._opening.go.is_set():
             self._reloading.look()
 
-    def on_lane(self, lane: Lane, job: Callable[[], None]) -> threading.Event:
+    def on_lane(self, lane: Lane, job: Callable[[], object]) -> threading.Event:
         """Let a lane do `job` between two calls; at once where its thread has ended. The event is set when it is done."""
         ended = threading.Event()
 
@@ -284,7 +283,7 @@ class Threads:
 
     def _look_for_stall(self) -> None:
         """Frames are in flight, every lane is idle, and nothing has moved for a while: call what batches have gathered, which may be what the
-        others wait for; where there is none, name the wait cycle instead of waiting for ever."""
+        others wait for; where that does not help, name the wait cycle instead of waiting for ever."""
         session = self.session
         moved = sum(c.entered + c.taken + sum(c.drops.values()) for c in session.channels)
         now = time.monotonic()
@@ -296,19 +295,13 @@ class Threads:
         waiting = shut and any(gate.in_flight for gate in session.gates.values())
         if now - self._progress[1] < GATHER_S or not waiting or any(not inbox.empty() for inbox in list(self._inboxes.values())):
             return
-        gathered = [node for node in session.nodes.values() if node.group]
-        for node in gathered:
-            self.on_lane(node.lane, partial(self._call_gathered, node))
-        if gathered or now - self._progress[1] < STALL_S:
+        if now - self._progress[1] >= STALL_S:
+            session.errors.append(diagnose(session))
+            session.stop(drain=False)
             return
-        session.errors.append(diagnose(session))
-        session.stop(drain=False)
-
-
-    def _call_gathered(self, node: NodeRun) -> None:
-        if not node.blocked():
-            node.flush_group()
-            node.lane.look(node)
+        for node in session.nodes.values():
+            if node.group:
+                self.on_lane(node.lane, node.hurry)
 
 
 def next_offer(node: NodeRun, frames: Any, seq: int) -> Offer | None:

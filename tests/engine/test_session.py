@@ -10,12 +10,14 @@ import toys
 from toys import BOTH
 
 from engine import operator
-from engine.errors import OperatorError, ParamError
+from engine.errors import OperatorError, ParamError, StallError
 from engine.graph import GraphBuilder, as_input
 from engine.operator import Stamped
 from engine.payload import Scalar
 from engine.plan import Plan
 from engine.planning.compile import compile
+from engine.run import threads
+from engine.run.node import NodeRun
 from engine.session import Session
 
 
@@ -268,8 +270,7 @@ def gaps(*, seqs: list[int]) -> Iterator[Scalar]:
         yield Stamped(Scalar(float(seq)), pts=seq, seq=seq)  # type: ignore[misc]
 
 
-@BOTH
-def test_what_a_batch_has_gathered_is_called_when_nothing_else_can_move(executor: str) -> None:
+def knot() -> GraphBuilder:
     """The second frame for the batch is a later one, whose partner cannot come before the first is out."""
     g = offline()
     g.node("few", "toy.tried_gaps", seqs=[0, 5])
@@ -277,9 +278,24 @@ def test_what_a_batch_has_gathered_is_called_when_nothing_else_can_move(executor
     g.node("x", "toy.batch", a="few", b={"from": "all", "missing": "skip"}, batch=2)
     g.node("y", "toy.add", a={"from": "all", "cap": 2}, b={"from": "x", "cap": 2, "missing": "default"})
     g.node("sink", "toy.collect", a="y")
-    session = play(g, executor=executor)
+    return g
+
+
+@BOTH
+def test_what_a_batch_has_gathered_is_called_when_nothing_else_can_move(executor: str) -> None:
+    session = play(knot(), executor=executor)
     assert toys.values(session) == [0, 1, 2, 3, 4, 10, 6, 7]
     assert session.nodes["x"].operator.sizes == [1, 1]
+
+
+@BOTH
+def test_a_stall_is_named_though_a_batch_has_gathered_something(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calling it does not help, as where there is no room for what would come of it."""
+    monkeypatch.setattr(NodeRun, "hurry", lambda node: False)
+    monkeypatch.setattr(threads, "STALL_S", 0.3)
+    _, error = broken(knot(), executor=executor)
+    assert isinstance(error, StallError)
+    assert {"x", "y"} <= set(error.cycle)
 
 
 @BOTH
